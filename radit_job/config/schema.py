@@ -1,0 +1,437 @@
+"""The configuration: one pydantic model per section; every field with its meaning, unit and its default's origin.
+
+`radit config` prints this file's content as commented YAML, so nobody has to read it here. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+ArmName = Literal["closed_book", "base", "few_shot", "lm"]
+MetricName = Literal[
+    "exact_match",
+    "token_f1",
+    "rouge_l",
+    "semantic_similarity",
+    "answer_nats_per_token",
+    "recall_at_k",
+    "mrr",
+    "correctness",
+]
+RunName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"),
+    Field(json_schema_extra={"form": "1 to 40 lower-case letters, digits and inner dashes"}),
+]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+
+# LlamaIndex's DEFAULT_TEXT_QA_PROMPT, which the notebook uses for its training examples as well.
+NOTEBOOK_TEMPLATE = (
+    "Context information is below.\n"
+    "---------------------\n"
+    "{context}\n"
+    "---------------------\n"
+    "Given the context information and not prior knowledge, answer the query.\n"
+    "Query: {question}\n"
+    "Answer: "
+)
+
+
+def setting(default: Any, meaning: str, *, origin: str, unit: str = "", **limits: Any) -> Any:
+    """One documented field; `...` as default makes it required. `origin` says where the default comes from."""
+    return Field(default, description=meaning, json_schema_extra={"origin": origin, "unit": unit}, **limits)
+
+
+def section(kind: type[BaseModel], meaning: str) -> Any:
+    """One documented section, whose fields carry their own defaults."""
+    return Field(default_factory=kind, description=meaning)
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, values do not change after loading."""
+
+    # Defaults are validated too: 3 and 3.0 are then one value, written or left out, and have one digest.
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML reads yes, no, on and off as true and false, and pydantic would go on to 1 and 0.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("not_a_switch", "true and false are not expected here")
+        return value
+
+
+class Corpus(Section):
+    """The documents."""
+
+    paths: list[Text] = setting(
+        ...,
+        "Files, folders and globs, relative to this file: PDF, .txt, .md, .html, and JSON or JSONL files of documents "
+        "(LlamaIndex, SQuAD, or rows with a text). A folder is read with everything below it.",
+        origin="required",
+        min_length=1,
+    )
+    unreadable: Literal["fail", "skip"] = setting(
+        "fail",
+        "What to do with a document that gives no text (scanned, encrypted, truncated): stop and name it, or go on "
+        "without it and name it in the report.",
+        origin="losing a document silently would falsify every number that follows",
+    )
+
+
+class Chunking(Section):
+    """How documents are cut."""
+
+    size_tokens: int = setting(
+        256,
+        "Size of a chunk.",
+        unit="the embedder's tokens",
+        origin="all-MiniLM-L6-v2 reads 256 tokens and drops the rest",
+        ge=16,
+    )
+    overlap_tokens: int = setting(
+        32, "What two neighbouring chunks share.", unit="the embedder's tokens", origin="one or two sentences", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _overlap_below_size(self) -> Chunking:
+        if self.overlap_tokens >= self.size_tokens:
+            raise ValueError(f"overlap_tokens ({self.overlap_tokens}) must be below size_tokens ({self.size_tokens})")
+        return self
+
+
+class Model(Section):
+    """One model: where it comes from and how it is loaded."""
+
+    provider: Literal["packaged", "huggingface"] = setting(
+        "packaged",
+        "packaged: a small model that a Python package carries, for trying without a network; huggingface: a folder "
+        "(relative to the working folder) or a hub id.",
+        origin="works from a fresh install",
+    )
+    name: str = setting(
+        ...,
+        "The packaged model's name, the folder, or the hub id.",
+        origin="required",
+        min_length=1,
+    )
+    revision: str | None = setting(
+        None,
+        "Hub revision; pin a commit, so that a model changed upstream is a new model here.",
+        origin="the hub's main branch",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "Weights and arithmetic. auto takes bfloat16 only where the chip has matrix units for it "
+        "(measured, not assumed).",
+        origin="bfloat16 without matrix units is several times slower than float32",
+    )
+
+    @model_validator(mode="after")
+    def _revisions_are_the_hub_s(self) -> Model:
+        if self.revision is not None and self.provider != "huggingface":
+            raise ValueError("a revision goes with provider: huggingface")
+        return self
+
+
+EMBEDDER = "all-minilm-l6-v2"
+LM = "smollm2-135m-instruct"
+
+
+class Models(Section):
+    """Which models do the work."""
+
+    embedder: Model = Field(
+        default_factory=lambda: Model(name=EMBEDDER),
+        description="The retriever's encoder; also measures semantic_similarity.",
+    )
+    lm: Model = Field(
+        default_factory=lambda: Model(name=LM),
+        description="The language model that is tuned and that answers.",
+    )
+    question_writer: Model = Field(
+        default_factory=lambda: Model(name=LM),
+        description="Writes question/answer pairs when questions.source is generate.",
+    )
+    judge: Model | None = Field(
+        default=None,
+        description="Judges correctness from 1 to 5; null: no judge, and no such metric. "
+        "A very small model cannot judge.",
+    )
+
+    @field_validator("embedder", "lm", "question_writer", mode="before")
+    @classmethod
+    def _packaged_models_have_a_default_name(cls, value: Any, info: ValidationInfo) -> Any:
+        """`lm: {dtype: float32}` changes one field of the default model, and does not ask for its name."""
+        if isinstance(value, dict) and value.get("provider", "packaged") == "packaged":
+            return {"name": EMBEDDER if info.field_name == "embedder" else LM, **value}
+        return value
+
+
+class Questions(Section):
+    """Where the question/answer pairs come from."""
+
+    source: Literal["file", "generate"] = setting(
+        "generate", "Read them from a file, or have a model write them.", origin="needs nothing"
+    )
+    path: str | None = setting(
+        None,
+        "The file, relative to this one: JSONL with question and answer, LlamaIndex QueryResponseDataset or "
+        "LabelledRagDataset JSON, or SQuAD JSON.",
+        origin="none; source: file needs one",
+    )
+    limit: int | None = setting(
+        None,
+        "Take at most so many, drawn with the seed and spread over the documents.",
+        unit="questions",
+        origin="all",
+        ge=2,
+    )
+    per_chunk: int = setting(
+        2,
+        "How many to write for a chunk, with source: generate.",
+        unit="questions",
+        origin="as in LlamaIndex's RA-DIT notebook",
+        ge=1,
+    )
+    max_answer_words: int = setting(
+        400,
+        "A pair with a longer answer is dropped and named.",
+        unit="words",
+        origin="longer than any answer in the sets we tried",
+        ge=1,
+    )
+
+    @model_validator(mode="after")
+    def _path_goes_with_file(self) -> Questions:
+        if self.source == "file" and not self.path:
+            raise ValueError("source: file needs a path")
+        if self.source == "generate" and self.path:
+            raise ValueError("a path is given, but source is generate; say source: file to read it")
+        return self
+
+
+class SplitSettings(Section):
+    """Which questions train and which evaluate."""
+
+    train_share: float = setting(
+        0.7,
+        "Share of the questions that train; the rest evaluate.",
+        unit="share",
+        origin="as in LlamaIndex's RA-DIT notebook",
+        gt=0,
+        lt=1,
+    )
+    by: Literal["chunk", "document"] = setting(
+        "chunk",
+        "What may not stand on both sides. With one document only chunk is possible.",
+        origin="a split by question leaks",
+    )
+
+
+class Retrieval(Section):
+    """How a question gets its context; the same for training and for every arm."""
+
+    k: int = setting(3, "Chunks given to the model.", unit="chunks", origin="RA-DIT, section 3.1", ge=1)
+    context: Literal["joined", "separate"] = setting(
+        "joined",
+        "joined: all k chunks in one prompt (as in LlamaIndex's RA-DIT notebook). separate: one training example per "
+        "chunk (as in the RA-DIT paper); answering then takes the answer with the most retrieval weight among the k.",
+        origin="one prompt instead of k",
+    )
+    system_prompt: str = setting(
+        "You are a helpful assistant that answers questions from the given documents.",
+        "The system message that every arm gets.",
+        origin="the same for all arms, or the comparison is unfair",
+    )
+    template: str = setting(
+        NOTEBOOK_TEMPLATE,
+        "The user message; must hold {context} and {question}.",
+        origin="LlamaIndex's question-answering prompt, as in its RA-DIT notebook",
+    )
+    closed_book_template: str = setting(
+        "Answer the query.\nQuery: {question}\nAnswer: ",
+        "The user message without a context; must hold {question}.",
+        origin="the template without its context",
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _template_has_its_fields(cls, value: str) -> str:
+        missing = [name for name in ("{context}", "{question}") if name not in value]
+        if missing:
+            raise ValueError(f"the template lacks {' and '.join(missing)}")
+        return value
+
+    @field_validator("closed_book_template")
+    @classmethod
+    def _closed_template_has_its_field(cls, value: str) -> str:
+        if "{question}" not in value:
+            raise ValueError("the template lacks {question}")
+        return value
+
+
+class FinetuneLM(Section):
+    """The LM half of RA-DIT."""
+
+    engine: Literal["local"] = setting("local", "Where it trains.", origin="needs nothing")
+    method: Literal["lora", "full"] = setting(
+        "lora", "Low-rank adapters, or all weights.", origin="less memory; equal quality in our runs"
+    )
+    epochs: float = setting(
+        3,
+        "Passes over the training examples.",
+        unit="epochs",
+        origin="held-out loss rises after it on small sets",
+        gt=0,
+    )
+    learning_rate: float | None = setting(
+        None, "Peak of the schedule. null: 5e-4 for lora, 5e-5 for full.", origin="measured on the packaged model", gt=0
+    )
+    warmup_share: float = setting(
+        0.05,
+        "Share of the steps in which the rate rises; then it falls as a cosine.",
+        unit="share",
+        origin="RA-DIT: 200 steps of 500 on large data",
+        ge=0,
+        lt=1,
+    )
+    batch_size: int = setting(
+        4, "Examples in one forward pass.", unit="examples", origin="fits 8 GB for the packaged model", ge=1
+    )
+    accumulation_steps: int = setting(
+        1, "Forward passes for one step of the optimizer.", unit="passes", origin="a step of batch_size examples", ge=1
+    )
+    max_tokens: int = setting(
+        1024,
+        "Longest example; longer ones lose context, never the question or the answer.",
+        unit="tokens",
+        origin="k=3 chunks of 256 fit",
+        ge=64,
+    )
+    lora_rank: int = setting(16, "Rank of the adapters.", origin="measured: 8 to 32 alike", ge=1)
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", origin="none for adapters", ge=0)
+    dev_share: float = setting(
+        0.1,
+        "Share of the training groups held out to choose the best checkpoint and to stop early; the evaluation "
+        "questions are never used for that.",
+        unit="share",
+        origin="choosing on the evaluation set would flatter the result",
+        ge=0,
+        lt=1,
+    )
+    patience: int = setting(
+        2,
+        "Stop when the held-out loss has not fallen for so many evaluations; 0: never.",
+        unit="evaluations",
+        origin="held-out loss rises after its minimum",
+        ge=0,
+    )
+    evaluations_per_epoch: int = setting(
+        1, "How often the held-out loss is measured.", unit="per epoch", origin="small data", ge=1
+    )
+    checkpoint_interval_s: float = setting(
+        60.0,
+        "At least so often a checkpoint is kept, from which a killed run goes on.",
+        unit="seconds",
+        origin="a minute lost at most",
+        gt=0,
+    )
+
+
+class Answer(Section):
+    """How the arms answer; the same for every arm."""
+
+    max_new_tokens: int = setting(128, "Longest answer.", unit="the LM's tokens", origin="about 95 words", ge=1)
+    batch_size: int = setting(
+        8, "Prompts in one batch.", unit="prompts", origin="three times the speed of one at a time on 2 cores", ge=1
+    )
+    temperature: float = setting(0.0, "Of the sampling; 0 takes the most likely token.", origin="repeatable", ge=0)
+    few_shot_examples: int = setting(
+        3,
+        "Training pairs in the few_shot arm's prompt.",
+        unit="pairs",
+        origin="enough to show the style of an answer",
+        ge=1,
+    )
+
+
+class Evaluate(Section):
+    """What is measured."""
+
+    arms: list[ArmName] = setting(
+        ["closed_book", "base", "few_shot", "lm"],
+        "closed_book: base LM without retrieval; base: base LM with retrieval; few_shot: base with training pairs in "
+        "the prompt; lm: tuned LM.",
+        origin="few_shot and closed_book show what a gain is made of",
+        min_length=1,
+    )
+    metrics: list[MetricName] = setting(
+        ["exact_match", "token_f1", "rouge_l", "semantic_similarity", "answer_nats_per_token", "recall_at_k", "mrr"],
+        "exact_match, token_f1: with SQuAD's normalisation; rouge_l; semantic_similarity: cosine by the embedder; "
+        "answer_nats_per_token: loss of the reference answer; recall_at_k, mrr: of the retriever; correctness: by the "
+        "judge.",
+        origin="all that needs no judge",
+        min_length=1,
+    )
+    recall_at: list[Count] = setting(
+        [1, 5], "The k of recall_at_k, beside retrieval.k.", unit="chunks", origin="common", min_length=1
+    )
+    train_sample: int = setting(
+        16, "Training questions answered too, to show over-fitting.", unit="questions", origin="a sanity check", ge=0
+    )
+    bootstrap_samples: int = setting(
+        10_000, "Resamples behind each 95 % interval.", unit="samples", origin="interval ends stable to 0.005", ge=100
+    )
+
+    @field_validator("arms", "metrics", "recall_at")
+    @classmethod
+    def _no_repeats(cls, value: list[Any]) -> list[Any]:
+        repeated = sorted({str(item) for item in value if value.count(item) > 1})
+        if repeated:
+            raise ValueError(f"named twice: {', '.join(repeated)}")
+        return value
+
+
+class Config(Section):
+    """One run of the pipeline."""
+
+    name: RunName = setting(..., "The run's name, under which its results are kept.", origin="required")
+    seed: int = setting(
+        7, "Decides the split, the order of training, sampling and the bootstrap.", origin="any fixed number", ge=0
+    )
+    store: Text = setting(
+        ".radit", "The folder that keeps artifacts and runs, relative to the working folder.", origin="beside your work"
+    )
+    corpus: Corpus = Field(description="The documents.")
+    chunking: Chunking = section(Chunking, "How documents are cut.")
+    models: Models = section(Models, "Which models do the work.")
+    questions: Questions = section(Questions, "Where the question/answer pairs come from.")
+    split: SplitSettings = section(SplitSettings, "Which questions train and which evaluate.")
+    retrieval: Retrieval = section(
+        Retrieval, "How a question gets its context; the same for training and for every arm."
+    )
+    finetune_lm: FinetuneLM = section(FinetuneLM, "The LM half of RA-DIT.")
+    answer: Answer = section(Answer, "How the arms answer; the same for every arm.")
+    evaluate: Evaluate = section(Evaluate, "What is measured.")
+
+    @field_validator("evaluate")
+    @classmethod
+    def _correctness_needs_a_judge(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
+        models = info.data.get("models")  # absent when it has errors of its own
+        if "correctness" in value.metrics and models is not None and models.judge is None:
+            raise ValueError(
+                "metrics names correctness, but models.judge is null; configure a judge or drop the metric"
+            )
+        return value
+
+
+def question_file(config: Config, folder: Path) -> Path | None:
+    """The question file's path, resolved against the folder of the configuration file."""
+    return (folder / config.questions.path) if config.questions.path else None

@@ -1,0 +1,139 @@
+"""What each stage may see of the configuration. A stage's key holds exactly its slice, so nothing else can rerun it.
+
+Every field is filled from the configuration by its path: the field's own name, or the one given with `at`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from radit_job.config.schema import (
+    Answer,
+    ArmName,
+    Chunking,
+    Config,
+    FinetuneLM,
+    MetricName,
+    Model,
+    Questions,
+    Retrieval,
+    Section,
+    SplitSettings,
+)
+
+
+def at(path: str) -> Any:
+    """Fill this field from the configuration's field at a dotted path."""
+    return Field(json_schema_extra={"at": path})
+
+
+class Slice(Section):
+    """A stage's part of the configuration."""
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Cut this slice out of a whole configuration."""
+        return cls.model_validate({name: _look_up(config, path) for name, path in cls.paths().items()})
+
+    @classmethod
+    def paths(cls) -> dict[str, str]:
+        """Field name -> dotted path in the configuration."""
+        found = {}
+        for name, field in cls.model_fields.items():
+            extra = field.json_schema_extra
+            found[name] = str(extra["at"]) if isinstance(extra, dict) and "at" in extra else name
+        return found
+
+
+def _look_up(config: Config, path: str) -> Any:
+    value: Any = config
+    for part in path.split("."):
+        value = getattr(value, part)
+    return value.model_dump() if isinstance(value, Section) else value
+
+
+class IngestSlice(Slice):
+    """ingest: how to read and cut."""
+
+    unreadable: Literal["fail", "skip"] = at("corpus.unreadable")
+    chunking: Chunking
+    embedder: Model = at("models.embedder")  # its tokenizer measures the chunks
+
+
+class IndexSlice(Slice):
+    """index: which encoder."""
+
+    embedder: Model = at("models.embedder")
+
+
+class GenerateSlice(Slice):
+    """generate: where pairs come from, and who writes them."""
+
+    seed: int
+    questions: Questions
+    question_writer: Model = at("models.question_writer")
+    embedder: Model = at("models.embedder")  # checks that a question finds the sentence it was made from
+
+
+class SplitSlice(Slice):
+    """split: shares and sides."""
+
+    seed: int
+    split: SplitSettings
+
+
+class AugmentSlice(Slice):
+    """augment: how a question gets its context."""
+
+    retrieval: Retrieval
+    embedder: Model = at("models.embedder")
+
+
+class FinetuneLMSlice(Slice):
+    """finetune_lm: which model, and how."""
+
+    seed: int
+    lm: Model = at("models.lm")
+    finetune_lm: FinetuneLM
+
+
+class AnswerSlice(Slice):
+    """answer: which arms, with what context and decoding."""
+
+    seed: int
+    lm: Model = at("models.lm")
+    embedder: Model = at("models.embedder")
+    retrieval: Retrieval
+    answer: Answer
+    arms: list[ArmName] = at("evaluate.arms")
+    train_sample: int = at("evaluate.train_sample")
+
+
+class EvaluateSlice(Slice):
+    """evaluate: what is measured."""
+
+    seed: int
+    metrics: list[MetricName] = at("evaluate.metrics")
+    recall_at: list[int] = at("evaluate.recall_at")
+    bootstrap_samples: int = at("evaluate.bootstrap_samples")
+    k: int = at("retrieval.k")
+    embedder: Model = at("models.embedder")
+    judge: Model | None = at("models.judge")
+
+
+class ReportSlice(Slice):
+    """report: the settings to show."""
+
+    seed: int
+    chunking: Chunking
+    questions: Questions
+    split: SplitSettings
+    retrieval: Retrieval
+    finetune_lm: FinetuneLM
+    answer: Answer
+    lm: Model = at("models.lm")
+    embedder: Model = at("models.embedder")
+    arms: list[ArmName] = at("evaluate.arms")
+    metrics: list[MetricName] = at("evaluate.metrics")

@@ -1,0 +1,1 @@
+"""Where stages run: as local processes (local), later as Kubernetes Jobs."""

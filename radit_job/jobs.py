@@ -1,0 +1,77 @@
+"""What travels between the controller, an executor and a stage's process."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SPEC_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a stage's process asks for."""
+
+    memory_gib: float
+    is_heavy: bool = False  # wants all cores of its machine
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """One artifact of a committed stage, pinned by content."""
+
+    artifact: str
+    stage: str
+    key: str
+    digest: str  # over the artifact's files: path, size and sha256
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """Everything that one stage's process needs to know; stored as JSON beside the artifact that it will write."""
+
+    run: str
+    stage: str
+    stage_version: int
+    key: str
+    config: dict[str, Any]  # the stage's slice, as plain values
+    inputs: tuple[ArtifactRef, ...]
+    lineage: tuple[tuple[str, str], ...] = ()  # (stage, key) of every stage behind this one; empty unless it wants it
+    resources: Resources = field(default_factory=lambda: Resources(1.0))
+    format: int = SPEC_FORMAT
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> JobSpec:
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **plain,
+                "inputs": tuple(ArtifactRef(**item) for item in plain["inputs"]),
+                "lineage": tuple((stage, key) for stage, key in plain["lineage"]),
+                "resources": Resources(**plain["resources"]),
+            }
+        )
+
+
+class JobState(StrEnum):
+    """Where a stage's process is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a stage's process ended."""
+
+    state: JobState
+    exit_code: int | None = None
+    error: dict[str, Any] | None = None  # `RaditError.to_json`, where the process could still say it
+    log: str | None = None  # where its log lines are

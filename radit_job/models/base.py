@@ -1,0 +1,91 @@
+"""What the stages ask of a model, whoever serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from radit_job.records import Message
+
+Vectors = npt.NDArray[np.float32]
+Conversation = Sequence[Message]
+OnDone = Callable[[int], None]  # called with how many more items are finished, for progress
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated answer."""
+
+    text: str  # without special tokens, stripped
+    n_prompt_tokens: int
+    n_completion_tokens: int  # with the end token, where the model wrote one
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """How likely a given answer is after a given prompt."""
+
+    log_probability_nats: float  # sum over the answer's tokens, the end-of-turn token included
+    n_tokens: int
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean negative log-probability: the held-out loss of this answer."""
+        return -self.log_probability_nats / self.n_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A generated answer, and how likely the reference answer was after the same prompt."""
+
+    completion: Completion
+    reference: AnswerScore | None
+
+
+class Generator(Protocol):
+    """A language model that answers conversations whose last turn is the user's."""
+
+    def complete(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_done: OnDone | None = None,
+    ) -> list[Completion]:
+        """Answers in the order of the conversations; temperature 0 is greedy and deterministic."""
+        ...
+
+
+class Scorer(Protocol):
+    """A language model that can say how likely a given answer is."""
+
+    def score(
+        self, conversations: Sequence[Conversation], answers: Sequence[str], *, batch_size: int = 8, on_done: OnDone | None = None
+    ) -> list[AnswerScore]:
+        """The log-probability of each answer after its conversation, in their order."""
+        ...
+
+
+class Embedder(Protocol):
+    """A text encoder whose vectors are compared by cosine."""
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def embed_documents(self, texts: Sequence[str], *, batch_size: int = 32, on_done: OnDone | None = None) -> Vectors:
+        """[n, dimension] float32, each row of length 1, in the order of the texts."""
+        ...
+
+    def embed_queries(self, texts: Sequence[str], *, batch_size: int = 32, on_done: OnDone | None = None) -> Vectors:
+        """As `embed_documents`, by the query side of the encoder (the same one, for a symmetric model)."""
+        ...

@@ -1,0 +1,130 @@
+"""Events as a person or a program reads them: progress bars on a terminal, one JSON line per event otherwise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from radit_job.observe.events import Event, send_events_to
+
+FIGURES = ("loss", "dev_loss", "tokens_per_s")  # what a progress event may carry for the eye
+NAME_COLUMNS = 12
+RESERVED = {"time_s", "event", "level", "message", "stage", "traceback"}
+
+
+def show_events(stream: TextIO | None = None) -> AbstractContextManager[None]:
+    """Show this process's events until the context ends."""
+    stream = stream or sys.stderr
+    return TerminalDisplay(stream) if stream.isatty() else JsonLines(stream)
+
+
+class JsonLines(AbstractContextManager[None]):
+    """One JSON object per line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        send_events_to(self._write)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        send_events_to(lambda event: None)
+
+    def _write(self, event: Event) -> None:
+        print(json.dumps(event, ensure_ascii=False, default=str), file=self._stream, flush=True)
+
+
+class TerminalDisplay(AbstractContextManager[None]):
+    """A line for each stage that ended, a bar for each one that runs."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]:<" + str(NAME_COLUMNS) + "}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}", justify="left"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> None:
+        self._bars.start()
+        send_events_to(self._show)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+        send_events_to(lambda event: None)
+
+    def _show(self, event: Event) -> None:
+        stage = event.get("stage")
+        kind = event["event"]
+        if kind == "stage_started":
+            self._tasks[event["stage"]] = self._bars.add_task(_clip(event["why"]), total=None, stage=stage)
+        elif kind == "progress" and stage in self._tasks:
+            self._bars.update(
+                self._tasks[stage], total=event["total"], completed=event["done"], description=_progress_text(event)
+            )
+        elif kind in ("stage_done", "stage_failed", "stage_cached"):
+            self._end(event)
+        elif kind == "log" and event["level"] == "warning":
+            self._console.print(f"[yellow]![/] {stage or '':<{NAME_COLUMNS}} {_escape(event['message'])}")
+
+    def _end(self, event: Event) -> None:
+        stage = event["stage"]
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(stage))
+        name = f"{stage:<{NAME_COLUMNS}}"
+        if event["event"] == "stage_done":
+            self._console.print(f"[green]✓[/] {name} {event['seconds']:7.1f} s  {_escape(_counters_text(event))}")
+        elif event["event"] == "stage_cached":
+            self._console.print(f"[dim]= {name}  cached[/]")
+        else:
+            self._console.print(f"[red]✗[/] {name}  failed")
+
+
+def _progress_text(event: Event) -> str:
+    total = f"/{event['total']}" if event["total"] is not None else ""
+    figures = [f"{name} {event[name]:.3g}" for name in FIGURES if isinstance(event.get(name), (int, float))]
+    return _clip(" ".join([f"{event['label']} {event['done']}{total} {event['unit']}", *figures]))
+
+
+def _counters_text(event: Event) -> str:
+    counters: dict[str, Any] = event.get("counters") or {}
+    shown = [
+        f"{name.removeprefix('n_')} {value:,.4g}"
+        if isinstance(value, float)
+        else f"{name.removeprefix('n_')} {value:,}"
+        for name, value in counters.items()
+    ]
+    text = ""
+    for part in shown:  # whole figures only, as many as an 80-column line takes
+        if len(text) + len(part) > 80 - NAME_COLUMNS - 16:
+            break
+        text = f"{text}, {part}" if text else part
+    return text.replace("_", " ")
+
+
+def _clip(text: str) -> str:
+    return _escape(text if len(text) <= 36 else text[:35] + "…")
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def fields_of(event: Event) -> str:
+    """An event's own fields as `name=value` words, for `radit logs`."""
+    return " ".join(f"{name}={value}" for name, value in event.items() if name not in RESERVED)

@@ -1,0 +1,115 @@
+"""The pipeline as one literal table: what each stage sees, reads and writes.
+
+Adding a stage is one module under `stages/`, one section of the configuration, and one row here;
+`tests/unit/test_catalog.py` holds the three together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from radit_job.config.slices import (
+    AnswerSlice,
+    AugmentSlice,
+    EvaluateSlice,
+    FinetuneLMSlice,
+    GenerateSlice,
+    IndexSlice,
+    IngestSlice,
+    ReportSlice,
+    Slice,
+    SplitSlice,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """One stage of the pipeline."""
+
+    name: str
+    version: int  # raise it when the same inputs would now give another output: it is part of the key
+    sees: type[Slice]  # the part of the configuration that the stage gets, and that its key holds
+    reads: tuple[str, ...]  # artifacts; a name with "?" may be absent
+    writes: tuple[str, ...]  # artifacts: one folder each in the stage's output
+    models: tuple[str, ...] = ()  # the slice's fields that name a model: their identities are part of the key
+    memory_gib: float = (
+        1.0  # what a run with the packaged models needs; local stages run side by side within the machine's memory
+    )
+    is_heavy: bool = False  # wants all cores: never beside another heavy stage on one machine
+    wants_lineage: bool = False  # gets `lineage`, the record of every stage behind it
+
+
+# `corpus` and `question_file` are the user's own files, which the controller puts into the store first.
+SOURCES = ("corpus", "question_file")
+
+CATALOG: tuple[StageRow, ...] = (
+    StageRow("ingest", 1, IngestSlice, reads=("corpus",), writes=("chunks",), models=("embedder",)),
+    StageRow(
+        "index",
+        1,
+        IndexSlice,
+        reads=("chunks",),
+        writes=("embeddings",),
+        models=("embedder",),
+        memory_gib=1.5,
+        is_heavy=True,
+    ),
+    StageRow(
+        "generate",
+        1,
+        GenerateSlice,
+        reads=("chunks", "question_file?"),
+        writes=("questions",),
+        models=("question_writer", "embedder"),
+        memory_gib=3.0,
+        is_heavy=True,
+    ),
+    StageRow("split", 1, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
+    StageRow(
+        "augment",
+        1,
+        AugmentSlice,
+        reads=("train_questions", "chunks", "embeddings"),
+        writes=("examples",),
+        models=("embedder",),
+        memory_gib=1.5,
+    ),
+    StageRow(
+        "finetune_lm",
+        1,
+        FinetuneLMSlice,
+        reads=("examples",),
+        writes=("lm",),
+        models=("lm",),
+        memory_gib=8.0,
+        is_heavy=True,
+    ),
+    StageRow(
+        "answer",
+        1,
+        AnswerSlice,
+        reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?"),
+        writes=("predictions",),
+        models=("lm", "embedder"),
+        memory_gib=4.0,
+        is_heavy=True,
+    ),
+    StageRow(
+        "evaluate",
+        1,
+        EvaluateSlice,
+        reads=("predictions",),
+        writes=("scores", "results"),
+        models=("embedder", "judge"),
+        memory_gib=1.5,
+    ),
+    StageRow(
+        "report",
+        1,
+        ReportSlice,
+        reads=("chunks", "questions", "train_questions", "val_questions", "lm?", "predictions", "scores", "results"),
+        writes=("report",),
+        memory_gib=0.5,
+        wants_lineage=True,
+    ),
+)

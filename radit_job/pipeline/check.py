@@ -1,0 +1,103 @@
+"""Everything that can be known before spending time. Each finding says what was looked at and what was seen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from radit_job.config.loading import LoadedConfig
+from radit_job.config.schema import Model
+from radit_job.errors import RaditError
+from radit_job.models.identity import model_identity
+from radit_job.pipeline.graph import needed_rows
+from radit_job.pipeline.sources import find_sources
+from radit_job.store import ObjectStore
+
+GIB = 1 << 30
+FREE_DISK_GIB = 4.0  # two model copies in float32, a checkpoint, and room to breathe
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    verdict: Literal["ok", "warn", "fail"]
+    says: str
+    error: RaditError | None = None
+
+
+def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
+    """Look at the settings, the files, the models, the store and the machine; nothing that a run needs is changed."""
+    yield Finding("config", "ok", f"{loaded.path}: {len(needed_rows(loaded.config))} stages")
+    yield from _try("documents", lambda: _documents(loaded))
+    models = loaded.config.models
+    for name, model in (
+        ("embedder", models.embedder),
+        ("lm", models.lm),
+        ("writer", models.question_writer),
+        ("judge", models.judge),
+    ):
+        is_used = model is not None and (name != "writer" or loaded.config.questions.source == "generate")
+        if model is not None and is_used:
+            yield from _try(name, lambda model=model: _model(model))  # type: ignore[misc]
+    yield from _try("store", lambda: _store(store))
+    yield _memory(loaded)
+
+
+def _try(subject: str, look: Callable[[], Finding | list[Finding]]) -> Iterator[Finding]:
+    try:
+        seen = look()
+    except RaditError as error:
+        yield Finding(subject, "fail", error.what, error)
+        return
+    yield from seen if isinstance(seen, list) else [seen]
+
+
+def _documents(loaded: LoadedConfig) -> list[Finding]:
+    found = []
+    for source in find_sources(loaded.config, loaded.folder):
+        n_bytes = sum(file.path.stat().st_size for file in source.files)
+        names = ", ".join(file.name for file in source.files[:3]) + (", ..." if len(source.files) > 3 else "")
+        subject = "documents" if source.artifact == "corpus" else "questions"
+        found.append(Finding(subject, "ok", f"{len(source.files)} file(s), {n_bytes / 1e6:.1f} MB: {names}"))
+    return found
+
+
+def _model(model: Model) -> Finding:
+    identity = model_identity(model.provider, model.name, model.revision)
+    subject = f"{model.provider} {model.name}"
+    if model.provider == "huggingface" and model.revision is None and not Path(model.name).expanduser().is_dir():
+        return Finding(
+            "model", "warn", f"{subject}: no revision is pinned, so the hub may change it under you; now {identity}"
+        )
+    return Finding("model", "ok", f"{subject}, {identity[:23]}")
+
+
+def _store(store: ObjectStore) -> Finding:
+    """Write, read and conditionally create one object, as a run does."""
+    name = f"locks/check-{uuid.uuid4().hex[:8]}"
+    try:
+        first, second = store.create(name, b"radit"), store.create(name, b"again")
+        is_sound = first and not second and store.read(name) == b"radit"
+    finally:
+        store.delete(name)
+    if not is_sound:
+        raise RaditError("two writers could both commit: this store cannot be used", where=store.url)
+    free_gib = shutil.disk_usage(store.url).free / GIB
+    verdict: Literal["ok", "warn"] = "ok" if free_gib > FREE_DISK_GIB else "warn"
+    advice = "" if verdict == "ok" else f"; a run of the packaged models takes about {FREE_DISK_GIB:.0f} GiB"
+    return Finding("store", verdict, f"{store.url}: writable, {free_gib:.0f} GiB free{advice}")
+
+
+def _memory(loaded: LoadedConfig) -> Finding:
+    has_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    rows = needed_rows(loaded.config)
+    largest = max(rows, key=lambda row: row.memory_gib)
+    says = f"{has_gib:.0f} GiB; {largest.name} takes up to {largest.memory_gib:.0f} GiB with the packaged models"
+    return Finding("memory", "ok" if has_gib > largest.memory_gib else "warn", says)

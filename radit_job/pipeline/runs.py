@@ -1,0 +1,120 @@
+"""What the store keeps of a run: its configuration, the state of its stages, its results.
+
+runs/<run>/config.yaml        as it was read, overrides included
+runs/<run>/run.json           the state of every stage; rewritten at each change
+runs/<run>/jobs/<stage>.json  the JobSpec of each stage that ran
+runs/<run>/logs/<stage>.jsonl what each stage printed (a folder store)
+runs/<run>/results.json       rows, pairs and stages
+runs/<run>/report.html        the page
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from radit_job.errors import ConfigError, CorruptArtifact
+from radit_job.store import ObjectStore
+
+RUN_FORMAT = 1
+StageStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
+RunStatus = Literal["running", "done", "failed", "interrupted"]
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """One stage of a run."""
+
+    stage: str
+    status: StageStatus = "waiting"
+    why: str = ""  # why it ran or was skipped; after a failure, the error
+    key: str | None = None
+    seconds: float | None = None  # what computing the artifact took, whenever that was
+    ingredients: dict[str, Any] | None = None  # what the key is made of
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run."""
+
+    run: str
+    config_digest: str
+    executor: str
+    started_at: str
+    status: RunStatus = "running"
+    finished_at: str | None = None
+    error: dict[str, Any] | None = None
+    sources: dict[str, str] = field(default_factory=dict)  # source artifact -> key
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+    format: int = RUN_FORMAT
+
+
+def now() -> str:
+    """UTC, to the second, as run.json and result.json write it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def run_file(run: str, name: str) -> str:
+    """Where a file of a run stands in the store."""
+    return f"runs/{run}/{name}"
+
+
+def save_run(store: ObjectStore, record: RunRecord) -> None:
+    """Write run.json."""
+    store.write(run_file(record.run, "run.json"), json.dumps(asdict(record), indent=1, ensure_ascii=False).encode())
+
+
+def load_run(store: ObjectStore, run: str) -> RunRecord | None:
+    """The run's record, or None; CorruptArtifact where run.json cannot be read."""
+    data = store.read(run_file(run, "run.json"))
+    if data is None:
+        return None
+    try:
+        plain = json.loads(data)
+        stages = {name: StageRecord(**item) for name, item in plain.pop("stages").items()}
+        return RunRecord(**plain, stages=stages)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(
+            f"run.json cannot be read: {error}",
+            where=f"{store.url}/runs/{run}",
+            todo="Delete that folder; artifacts are kept elsewhere.",
+        ) from error
+
+
+def require_run(store: ObjectStore, run: str) -> RunRecord:
+    """The run's record; ConfigError naming the runs there are where there is no such one."""
+    record = load_run(store, run)
+    if record is None:
+        names = ", ".join(run_names(store)) or "none"
+        raise ConfigError(f"there is no run {run!r}", where=store.url, todo=f"Runs in this store: {names}.")
+    return record
+
+
+def run_names(store: ObjectStore) -> list[str]:
+    """All runs of a store."""
+    return [info.name.split("/")[1] for info in store.list("runs/") if info.name.endswith("/run.json")]
+
+
+def load_results(store: ObjectStore, run: str) -> dict[str, Any]:
+    """The run's results.json; ConfigError where it has none yet."""
+    data = store.read(run_file(run, "results.json"))
+    if data is None:
+        record = require_run(store, run)
+        raise ConfigError(
+            f"run {run!r} has no results yet: it is {record.status}", where=store.url, todo=f"See `radit status {run}`."
+        )
+    plain: dict[str, Any] = json.loads(data)
+    return plain
+
+
+def log_events(store: ObjectStore, run: str, stage: str) -> Iterator[dict[str, Any]]:
+    """The events that a stage printed, oldest first."""
+    data = store.read(run_file(run, f"logs/{stage}.jsonl")) or b""
+    for line in data.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue  # the last line of a log that is being written

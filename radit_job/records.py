@@ -1,0 +1,148 @@
+"""The row types of every JSONL artifact, and how rows are read and written.
+
+A row is a frozen dataclass; its JSON keys are its field names. Readers stream: one row in memory at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Split = Literal["val", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRow:
+    """`chunks/documents.jsonl`: what ingest found in one document."""
+
+    document: str  # the document's name: its path below the corpus, or the id its JSON record gave it
+    status: Literal["read", "skipped"]
+    reason: str  # why it was skipped; empty when it was read
+    n_pages: int  # 1 for formats without pages
+    n_characters: int  # of the cleaned text
+    n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`chunks/chunks.jsonl`: one token-sized piece of a document."""
+
+    chunk_id: str  # "<document>#00012": the document's name and the chunk's position in it
+    document: str
+    page: int | None  # 1-based page on which the chunk starts; None for formats without pages
+    start_char: int  # offset of the first character in the document's cleaned text
+    end_char: int  # offset behind the last one
+    n_tokens: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`questions/questions.jsonl` and, after the split, `train_questions/` and `val_questions/questions.jsonl`."""
+
+    question_id: str
+    question: str
+    answer: str  # the reference answer
+    document: str | None  # the document that holds the answer, where it is known
+    chunk_ids: tuple[str, ...]  # the gold chunks: those that hold the answer; empty where unknown
+    source: Literal["file", "generated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """`questions/dropped.jsonl`: a pair that was not kept, and why."""
+
+    reason: str  # a short slug that can be counted, such as "duplicate" or "empty_answer"
+    where: str  # file and line, or the chunk id it came from
+    text: str  # the question, or what stood in its place
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """`examples/examples.jsonl`: one training conversation; the loss is taken on the assistant's message only."""
+
+    question_id: str
+    group: str  # the question's first gold chunk (or its id): examples of one group are held out together
+    chunk_ids: tuple[str, ...]  # the chunks in the context, in the order in which they stand there
+    scores: tuple[float, ...]  # their cosine similarity with the question
+    gold_in_context: bool | None  # None where the gold chunk is unknown
+    messages: tuple[Message, ...]  # system, user, assistant
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """`predictions/predictions.jsonl`: what one arm answered to one question."""
+
+    question_id: str
+    arm: str
+    split: Split
+    question: str
+    reference: str
+    answer: str
+    chunk_ids: tuple[str, ...]  # the retrieved chunks, best first; empty for closed_book
+    scores: tuple[float, ...]
+    gold_chunk_ids: tuple[str, ...]
+    gold_rank: int | None  # 1-based rank of the first gold chunk among ALL chunks; None where gold is unknown
+    n_prompt_tokens: int
+    n_completion_tokens: int
+    finish_reason: Literal["stop", "length", "error"]
+    answer_nats_per_token: float | None  # mean negative log-probability of the reference answer; None if not measured
+    error: str | None  # why there is no answer
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`scores/scores.jsonl`: one metric of one answer; exactly one of value and error is set."""
+
+    question_id: str
+    arm: str
+    split: Split
+    metric: str
+    value: float | None
+    error: str | None
+
+
+Row = TypeVar("Row")
+
+
+def to_json(row: Any) -> str:
+    """One row as one line of JSON (no newline at its end)."""
+    return json.dumps(dataclasses.asdict(row), ensure_ascii=False, allow_nan=False)
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> int:
+    """Write rows as JSONL, streaming; returns how many. The folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(to_json(row) + "\n")
+            count += 1
+    return count
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Stream the rows of a JSONL file that `write_rows` wrote; lists come back as tuples."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield _from_json(json.loads(line), kind)
+
+
+def _from_json(fields: dict[str, Any], kind: type[Row]) -> Row:
+    for name, value in fields.items():
+        if isinstance(value, list):
+            messages = name == "messages"
+            fields[name] = tuple(Message(**item) if messages else item for item in value)
+    return kind(**fields)

@@ -1,0 +1,179 @@
+"""What the numbers say, as sentences made by rule: no claim where the interval includes zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from radit_job.report.labels import arm_name, interval, metric_label, number
+from radit_job.report.results import FEWEST_TO_CLAIM, Difference, Results, Verdict
+
+HEADLINE_METRICS = ("token_f1", "rouge_l", "semantic_similarity", "correctness", "exact_match")
+NO_CLAIM = "no difference one could claim"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One sentence, its topic, and which way it points."""
+
+    topic: str
+    text: str
+    verdict: Verdict | Literal["note"]  # note: it says how to read the others
+
+
+def headline_metric(results: Results, split: str = "val") -> str | None:
+    """The metric that the headline is about: the first of the usual ones that was measured."""
+    measured = results.answer_metrics(split)
+    return next((metric for metric in HEADLINE_METRICS if metric in measured), None)
+
+
+def headline(results: Results) -> str:
+    """The run's answer in one sentence."""
+    metric = headline_metric(results)
+    n = results.n_questions()
+    if metric is None or n == 0:
+        return "No held-out question was answered, so there is nothing to compare."
+    name = metric_label(metric).name
+    tuned, base = results.mean("lm", metric), results.mean("base", metric)
+    difference = results.difference("lm", "base", metric)
+    if tuned and base and difference:
+        change = f"{name} {number(base.mean)} → {number(tuned.mean)}"
+        prompted = results.difference("few_shot", "base", metric)
+        alone = f" A few-shot prompt alone gives {claim(prompted)}." if prompted else ""
+        gain = f"{change}, a difference of {claim(difference)}."
+        return f"Tuned LM against base on {_questions(difference.n)}: {gain}{alone}"
+    arms = [f"{arm_name(arm)} {_mean(results, arm, metric)}" for arm in results.arms if results.mean(arm, metric)]
+    missing = "no tuned LM was evaluated" if tuned is None else "there is no base LM to compare it with"
+    measured = "; ".join(arms) or "nothing could be measured"
+    return f"{name[0].upper()}{name[1:]} on {_questions(n)}: {measured}. In this run {missing}."
+
+
+def findings(results: Results, *, reference_words: float | None = None, n_leaked: int = 0) -> list[Finding]:
+    """What explains or limits the headline, most telling first; what was not measured is left out.
+
+    Args:
+        reference_words: mean length of the reference answers.
+        n_leaked: held-out questions that stand with their answer in the corpus itself.
+    """
+    metric = headline_metric(results)
+    found = [
+        _leakage(results, n_leaked),
+        *(_decomposition(results, metric) if metric else []),
+        _reference_loss(results),
+        _length(results, reference_words),
+        _retrieval(results, metric) if metric else None,
+        _over_fitting(results, metric) if metric else None,
+        _failures(results),
+        _few_questions(results),
+    ]
+    return [finding for finding in found if finding]
+
+
+def claim(difference: Difference, *, decimals: int = 2) -> str:
+    """`+0.25 [0.14, 0.36]`, and what may not be concluded from it."""
+    values = (difference.delta, difference.low, difference.high)
+    # An end that rounds to zero would hide on which side of zero it lies.
+    if any(value is not None and value != 0 and round(value, decimals) == 0 for value in values):
+        decimals += 1
+    ends = interval(difference.low, difference.high, decimals)
+    text = f"{number(difference.delta, decimals, signed=True)} {ends}".strip()
+    if difference.n < FEWEST_TO_CLAIM:
+        return f"{text} on {difference.n}: too few questions for a claim"
+    return text if difference.is_clear else f"{text}: {NO_CLAIM}"
+
+
+def _leakage(results: Results, n_leaked: int) -> Finding | None:
+    if not n_leaked:
+        return None
+    share = f"{n_leaked} of {_questions(results.n_questions())}"
+    text = f"{share} stand with their answer as a record in the corpus itself: retrieval can hand the answer over."
+    return Finding("Leakage", text, "worse")
+
+
+def _decomposition(results: Results, metric: str) -> list[Finding]:
+    """How much of a gain a prompt gives without any training, and what training adds to that."""
+    name = metric_label(metric).name
+    found = []
+    if prompted := results.difference("few_shot", "base", metric):
+        text = f"A few training pairs in the base LM’s prompt, without training, change {name} by {claim(prompted)}."
+        found.append(Finding("Prompt alone", text, prompted.verdict))
+    if beyond := results.difference("lm", "few_shot", metric):
+        text = f"Against that few-shot prompt the tuned LM differs by {claim(beyond)}."
+        found.append(Finding("Beyond the prompt", text, beyond.verdict))
+    return found
+
+
+def _reference_loss(results: Results) -> Finding | None:
+    difference = results.difference("lm", "base", "answer_nats_per_token")
+    tuned, base = results.mean("lm", "answer_nats_per_token"), results.mean("base", "answer_nats_per_token")
+    if not (difference and tuned and base):
+        return None
+    change = f"{number(base.mean)} → {number(tuned.mean)} nats per token"
+    text = f"Loss of the held-out reference answers: {change}, {claim(difference)} (lower is better)."
+    return Finding("Reference loss", text, difference.verdict)
+
+
+def _length(results: Results, reference_words: float | None) -> Finding | None:
+    words = {
+        arm: row.mean for arm in results.arms if (row := results.mean(arm, "answer_words")) and row.mean is not None
+    }
+    if not words:
+        return None
+    listed = ", ".join(f"{arm_name(arm)} {number(value, 0)}" for arm, value in words.items())
+    text = f"Words in an answer: {listed}"
+    if reference_words is not None:
+        text += f"; the reference answers have {number(reference_words, 0)}"
+        if {"lm", "base"} <= words.keys() and _gap(words["lm"], reference_words) < _gap(words["base"], reference_words):
+            text += ". Tuned answers come closer to that length, and part of any gain in word overlap is just this"
+    difference = results.difference("lm", "base", "answer_words")
+    return Finding("Length and style", text + ".", difference.verdict if difference else "note")
+
+
+def _gap(words: float, reference_words: float) -> float:
+    return abs(words - reference_words)
+
+
+def _retrieval(results: Results, metric: str) -> Finding | None:
+    difference = results.difference("base", "closed_book", metric)
+    if difference is None:
+        return None
+    text = f"The retrieved chunks change the base LM’s {metric_label(metric).name} by {claim(difference)}."
+    return Finding("Retrieval", text, difference.verdict)
+
+
+def _over_fitting(results: Results, metric: str) -> Finding | None:
+    trained, held_out = results.mean("lm", metric, "train"), results.mean("lm", metric)
+    if not (trained and held_out and trained.low is not None and held_out.high is not None):
+        return None
+    text = (
+        f"On {trained.n} questions it was trained on, the tuned LM reaches {_mean(results, 'lm', metric, 'train')}, "
+        f"held out {_mean(results, 'lm', metric)}"
+    )
+    if trained.low > held_out.high:
+        return Finding("Over-fitting", f"{text}: it has learned some of them by heart.", "worse")
+    return Finding("Over-fitting", f"{text}: the intervals overlap.", "note")
+
+
+def _failures(results: Results) -> Finding | None:
+    failed = {arm: results.n_failed(arm) for arm in results.arms if results.n_failed(arm)}
+    if not failed:
+        return None
+    listed = ", ".join(f"{arm_name(arm)} {count}" for arm, count in failed.items())
+    return Finding("Failures", f"Questions that could not be measured, and count in no mean: {listed}.", "worse")
+
+
+def _few_questions(results: Results) -> Finding | None:
+    n = results.n_questions()
+    if n >= 30:
+        return None
+    text = f"With {_questions(n)} only large differences can be told from chance; more questions narrow every interval."
+    return Finding("Sample", text, "note")
+
+
+def _questions(n: int) -> str:
+    return f"{n} held-out question{'' if n == 1 else 's'}"
+
+
+def _mean(results: Results, arm: str, metric: str, split: str = "val") -> str:
+    row = results.mean(arm, metric, split)
+    return f"{number(row.mean)} {interval(row.low, row.high)}".strip() if row else "–"

@@ -1,0 +1,138 @@
+"""results.json as typed rows that can be looked up by arm, metric and split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from radit_job.report.labels import is_retrieval, metric_label
+
+Verdict = Literal["better", "worse", "different", "unclear"]
+
+# A bootstrap over so few questions gives intervals that are far too narrow (one question: a point).
+FEWEST_TO_CLAIM = 8
+SHOWN_PAIRS = (("lm", "base"), ("few_shot", "base"), ("lm", "few_shot"), ("closed_book", "base"))
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """One metric of one arm over the questions of a split, with its 95 % bootstrap interval."""
+
+    arm: str
+    split: str
+    metric: str
+    mean: float | None  # None when no question could be measured
+    low: float | None
+    high: float | None
+    n: int
+    n_failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`arm` minus `against` on the same questions, with its 95 % paired bootstrap interval."""
+
+    arm: str
+    against: str
+    split: str
+    metric: str
+    delta: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero, on enough questions for the interval to mean something."""
+        if self.delta is None or self.low is None or self.high is None or self.n < FEWEST_TO_CLAIM:
+            return False
+        return self.low > 0 or self.high < 0
+
+    @property
+    def verdict(self) -> Verdict:
+        """Better or worse as the metric sees it; different where neither way is better; unclear without a claim."""
+        if not self.is_clear or self.delta is None:
+            return "unclear"
+        better = metric_label(self.metric).better
+        if better is None:
+            return "different"
+        return "better" if (self.delta > 0) == (better == "higher") else "worse"
+
+    def reversed(self) -> Difference:
+        """`against` minus `arm`."""
+        delta, low, high = (None if value is None else -value for value in (self.delta, self.high, self.low))
+        return Difference(self.against, self.arm, self.split, self.metric, delta, low, high, self.n)
+
+
+class Results:
+    """The rows and pairs of one results.json; missing parts are empty, unknown fields are ignored."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.run: str = plain.get("run") or ""
+        self.rows = [_only_fields(Mean, {"n_failed": 0, **row}) for row in plain.get("rows", [])]
+        self.pairs = [_only_fields(Difference, pair) for pair in plain.get("pairs", [])]
+        self.arms: list[str] = list(plain.get("arms") or dict.fromkeys(row.arm for row in self.rows))
+
+    def mean(self, arm: str, metric: str, split: str = "val") -> Mean | None:
+        """The row of an arm and a metric, if it was measured."""
+        found = (row for row in self.rows if (row.arm, row.metric, row.split) == (arm, metric, split))
+        return next((row for row in found if row.mean is not None), None)
+
+    def difference(self, arm: str, against: str, metric: str, split: str = "val") -> Difference | None:
+        """The paired difference of two arms, if it was measured in either direction."""
+        for pair in self.pairs:
+            if (pair.metric, pair.split) == (metric, split) and pair.delta is not None:
+                if (pair.arm, pair.against) == (arm, against):
+                    return pair
+                if (pair.arm, pair.against) == (against, arm):
+                    return pair.reversed()
+        return None
+
+    def answer_metrics(self, split: str = "val") -> list[str]:
+        """The metrics that judge answers, in the order of the rows; the answers' length comes last."""
+        names = dict.fromkeys(row.metric for row in self.rows if row.split == split and not is_retrieval(row.metric))
+        return sorted(names, key=lambda name: name == "answer_words")
+
+    def retrieval_rows(self, split: str = "val") -> list[tuple[Mean, list[str]]]:
+        """One row per retrieval metric and retriever, with its arms: equal figures are one retriever."""
+        found: dict[tuple[object, ...], tuple[Mean, list[str]]] = {}
+        for row in self.rows:
+            if row.split == split and is_retrieval(row.metric) and row.mean is not None:
+                found.setdefault((row.metric, row.mean, row.n), (row, []))[1].append(row.arm)
+        return sorted(found.values(), key=lambda entry: _retrieval_order(entry[0].metric))
+
+    def shown_pairs(self, split: str = "val") -> list[tuple[str, str]]:
+        """The (arm, against) pairs that were compared, in one direction each; those that explain a gain come first."""
+        present = dict.fromkeys((pair.arm, pair.against) for pair in self.pairs if pair.split == split)
+        shown: list[tuple[str, str]] = []
+        for arm, against in [*(pair for pair in SHOWN_PAIRS if pair in present), *present]:
+            if not {(arm, against), (against, arm)} & set(shown):
+                shown.append((arm, against))
+        return shown
+
+    def n_questions(self, split: str = "val") -> int:
+        """Questions behind the split's rows: the most that any answer metric saw, failed ones included."""
+        return max(
+            (row.n + row.n_failed for row in self.rows if row.split == split and not is_retrieval(row.metric)),
+            default=0,
+        )
+
+    def n_failed(self, arm: str, split: str = "val") -> int:
+        """The most questions of an arm that a metric could not measure."""
+        return max(
+            (
+                row.n_failed
+                for row in self.rows
+                if (row.arm, row.split) == (arm, split) and not is_retrieval(row.metric)
+            ),
+            default=0,
+        )
+
+
+def _only_fields(kind: Any, plain: dict[str, Any]) -> Any:
+    return kind(**{field.name: plain.get(field.name) for field in fields(kind)})
+
+
+def _retrieval_order(metric: str) -> tuple[int, int]:
+    k = metric.removeprefix("recall_at_")
+    return (0, int(k)) if k.isdigit() else (1, 0)

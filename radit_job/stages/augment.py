@@ -1,0 +1,110 @@
+"""augment: training conversations, each with the context that retrieval gives its question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from radit_job import observe
+from radit_job.config.slices import AugmentSlice
+from radit_job.errors import InputError
+from radit_job.models.loading import open_embedder
+from radit_job.rag.context import Context, find_contexts
+from radit_job.rag.metrics import reciprocal_rank
+from radit_job.rag.prompts import Prompts
+from radit_job.records import Example, Message, Question, read_rows, write_rows
+
+
+def run(
+    config: AugmentSlice, *, train_questions: Path, chunks: Path, embeddings: Path, out: Path, scratch: Path
+) -> dict[str, float]:
+    """Read `train_questions`, `chunks`, `embeddings`; write `examples`.
+
+    Besides examples.jsonl the same examples stand in openai.jsonl (OpenAI's chat format for fine-tuning) and in
+    llamaindex.json (LlamaIndex's LabelledRagDataset); augment.json has the figures.
+    """
+    questions = list(read_rows(train_questions / "questions.jsonl", Question))
+    if not questions:
+        raise InputError(
+            "there are no training questions", where="split.train_share", todo="Raise it, or add questions."
+        )
+    model = config.embedder
+    embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
+    contexts = find_contexts(
+        questions, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=config.retrieval.k
+    )
+    prompts = Prompts(config.retrieval.system_prompt, config.retrieval.template, config.retrieval.closed_book_template)
+    joined = config.retrieval.context == "joined"
+    folder = out / "examples"
+    n_examples = write_rows(folder / "examples.jsonl", _examples(questions, contexts, prompts, joined=joined))
+    _write_openai(folder / "openai.jsonl", read_rows(folder / "examples.jsonl", Example))
+    _write_llamaindex(folder / "llamaindex.json", questions, contexts)
+    figures = {
+        "n_examples": n_examples,
+        "n_questions": len(questions),
+        "context": config.retrieval.context,
+        "k": config.retrieval.k,
+        **_gold_figures(contexts, config.retrieval.k),
+    }
+    (folder / "augment.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    observe.log("augmented", **figures)
+    return {"n_examples": n_examples, "n_questions": len(questions)}
+
+
+def _examples(
+    questions: Sequence[Question], contexts: Sequence[Context], prompts: Prompts, *, joined: bool
+) -> Iterator[Example]:
+    """One example per question with all its chunks, or, separate, one per question and chunk (RA-DIT, section 2.2)."""
+    for question, context in zip(questions, contexts, strict=True):
+        n = len(context.chunk_ids)
+        for part in [slice(0, n)] if joined else [slice(i, i + 1) for i in range(n)]:
+            chunk_ids = context.chunk_ids[part]
+            has_gold = not set(chunk_ids).isdisjoint(question.chunk_ids)
+            yield Example(
+                question_id=question.question_id,
+                group=question.chunk_ids[0] if question.chunk_ids else question.question_id,
+                chunk_ids=chunk_ids,
+                scores=context.scores[part],
+                gold_in_context=has_gold if question.chunk_ids else None,
+                messages=(
+                    *prompts.with_context(question.question, context.texts[part]),
+                    Message("assistant", question.answer),
+                ),
+            )
+
+
+def _gold_figures(contexts: Sequence[Context], k: int) -> dict[str, Any]:
+    """How often a context of 1, 2, ... k chunks holds a gold chunk, among the questions whose gold is known."""
+    ranks = [context.gold_rank for context in contexts if context.gold_rank is not None]
+    if not ranks:
+        return {"n_gold_known": 0, "gold_in_context_share": None, "mrr": None}
+    share = {str(size): round(sum(rank <= size for rank in ranks) / len(ranks), 6) for size in range(1, k + 1)}
+    mrr = round(sum(map(reciprocal_rank, ranks)) / len(ranks), 6)
+    return {"n_gold_known": len(ranks), "gold_in_context_share": share, "mrr": mrr}
+
+
+def _write_openai(path: Path, examples: Iterator[Example]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for example in examples:
+            messages = [asdict(message) for message in example.messages]
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+
+
+def _write_llamaindex(path: Path, questions: Sequence[Question], contexts: Sequence[Context]) -> None:
+    """LlamaIndex's LabelledRagDataset.save_json; its reference contexts are here the retrieved ones."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"examples": [')
+        for number, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+            by = {"model_name": "", "type": "ai" if question.source == "generated" else "human"}
+            row = {
+                "query": question.question,
+                "query_by": by,
+                "reference_contexts": list(context.texts),
+                "reference_answer": question.answer,
+                "reference_answer_by": by,
+            }
+            file.write((",\n" if number else "\n") + json.dumps(row, ensure_ascii=False))
+        file.write("\n]}\n")

@@ -1,0 +1,80 @@
+"""report: what was run and what came out, as one HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from radit_job import observe
+from radit_job.config.slices import ReportSlice
+from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, read_rows
+from radit_job.report.page import Material, render
+
+
+def run(
+    config: ReportSlice,
+    *,
+    chunks: Path,
+    questions: Path,
+    train_questions: Path,
+    val_questions: Path,
+    predictions: Path,
+    scores: Path,
+    results: Path,
+    out: Path,
+    scratch: Path,
+    lm: Path | None = None,
+    lineage: Sequence[dict[str, Any]] = (),
+) -> dict[str, float]:
+    """Write `report/report.html`; returns its size and how many answers it shows."""
+    rows = list(read_rows(predictions / "predictions.jsonl", Prediction))
+    page = render(
+        Material(
+            results=_json(results / "results.json"),
+            documents=list(read_rows(chunks / "documents.jsonl", DocumentRow)),
+            dropped=_rows_if_there(questions / "dropped.jsonl", Dropped),
+            questions_summary=_json(questions / "summary.json") if (questions / "summary.json").exists() else {},
+            n_questions={"train": _count(train_questions), "val": _count(val_questions)},
+            training=_json(lm / "training.json") if lm else None,
+            predictions=rows,
+            scores=read_rows(scores / "scores.jsonl", Score),
+            pages=_pages(chunks / "chunks.jsonl", {chunk for row in rows for chunk in row.chunk_ids}),
+            lineage=lineage,
+            settings=config.model_dump(),
+        )
+    )
+    target = out / "report" / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    n_bytes = target.stat().st_size
+    observe.log("the report is written", n_bytes=n_bytes)
+    return {"n_bytes": n_bytes, "n_answers": len(rows)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def _rows_if_there(path: Path, kind: type[Dropped]) -> Iterator[Dropped]:
+    if path.exists():
+        yield from read_rows(path, kind)
+
+
+def _count(folder: Path) -> int:
+    return sum(1 for _ in read_rows(folder / "questions.jsonl", Question))
+
+
+def _pages(path: Path, wanted: set[str]) -> dict[str, int | None]:
+    """The page of each wanted chunk; the chunks are streamed, because a corpus may not fit the memory."""
+    if not wanted or not path.exists():
+        return {}
+    with observe.progress("pages of the retrieved chunks", unit="chunks") as bar:
+        found: dict[str, int | None] = {}
+        for chunk in read_rows(path, Chunk):
+            bar.advance()
+            if chunk.chunk_id in wanted:
+                found[chunk.chunk_id] = chunk.page
+        return found

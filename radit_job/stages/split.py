@@ -1,0 +1,72 @@
+"""split: which questions train and which evaluate, so that no chunk (or document) stands on both sides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+
+from radit_job import observe
+from radit_job.config.slices import SplitSlice
+from radit_job.errors import InputError
+from radit_job.rag.grouping import choose_groups, connected_groups
+from radit_job.rag.matching import match_words
+from radit_job.records import Question, read_rows, write_rows
+
+
+def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dict[str, float]:
+    """Write `train_questions/` and `val_questions/questions.jsonl`, and `train_questions/split.json` with the counts.
+
+    Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together. InputError
+    when everything hangs together, so that there is nothing to divide.
+    """
+    rows = list(read_rows(questions / "questions.jsonl", Question))
+    by = config.split.by
+    groups = connected_groups([[*_places(row, by), ("wording", " ".join(match_words(row.question)))] for row in rows])
+    if len(groups) < 2:
+        raise _one_group_error(rows, by)
+    chosen = choose_groups([len(group) for group in groups], config.split.train_share, config.seed)
+    is_train = {item for number in chosen for item in groups[number]}
+    train = [row for item, row in enumerate(rows) if item in is_train]
+    val = [row for item, row in enumerate(rows) if item not in is_train]
+    write_rows(out / "train_questions" / "questions.jsonl", train)
+    write_rows(out / "val_questions" / "questions.jsonl", val)
+    n_unknown = sum(not _places(row, by) for row in rows)
+    if n_unknown:
+        observe.warn(
+            f"{n_unknown} of {len(rows)} questions have no known {by}; they are split one by one, "
+            f"so a {by} may stand behind questions on both sides"
+        )
+    summary: dict[str, float] = {
+        "n_train": len(train),
+        "n_val": len(val),
+        "n_groups": len(groups),
+        "largest_group": max(map(len, groups)),
+        "n_unknown_gold": n_unknown,
+    }
+    text = json.dumps({"by": by, "train_share": config.split.train_share, **summary}, indent=2)
+    (out / "train_questions" / "split.json").write_text(text + "\n", encoding="utf-8")
+    return summary
+
+
+def _places(row: Question, by: str) -> list[Hashable]:
+    """What may not stand on both sides: the question's gold chunks, or the documents that they are from."""
+    if by == "chunk":
+        return list(row.chunk_ids)
+    documents: Iterable[str] = (chunk_id.rpartition("#")[0] for chunk_id in row.chunk_ids)
+    return sorted({*documents, *([row.document] if row.document else [])})
+
+
+def _one_group_error(rows: list[Question], by: str) -> InputError:
+    if by == "document":
+        document = next((row.document for row in rows if row.document), "the same document")
+        return InputError(
+            f"all {len(rows)} questions belong to one document ({document}), so there is nothing to split by document",
+            where="split.by",
+            todo="set split.by: chunk, or add documents and questions about them",
+        )
+    return InputError(
+        f"all {len(rows)} questions hang together through the chunks that hold their answers",
+        where="split.by",
+        todo="cut smaller chunks (chunking.size_tokens), or add questions about other passages",
+    )

@@ -1,0 +1,169 @@
+"""A store in a folder. Writes are atomic by rename, commits by hard link: both hold on any POSIX file system."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from radit_job.errors import StoreError, TryAgainError
+from radit_job.store.objects import ObjectInfo
+
+TEMPORARY = ".tmp-"  # files in the making; never listed
+
+
+class LocalStore:
+    """An ObjectStore in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.expanduser().absolute()
+
+    @property
+    def url(self) -> str:
+        """The folder's absolute path."""
+        return str(self._root)
+
+    def read(self, name: str) -> bytes | None:
+        """See ObjectStore."""
+        with _store_errors(self._root, "read"):
+            try:
+                return self._path(name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """See ObjectStore."""
+        with _store_errors(self._root, "write to"), self._temporary(name) as temporary:
+            _write_through(temporary, data)
+            temporary.replace(self._path(name))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """See ObjectStore; a hard link fails where the name exists, which makes it the conditional put of a folder."""
+        with _store_errors(self._root, "write to"), self._temporary(name) as temporary:
+            _write_through(temporary, data)
+            try:
+                os.link(temporary, self._path(name))
+            except FileExistsError:
+                return False
+            return True
+
+    def upload(self, name: str, path: Path) -> None:
+        """See ObjectStore; a file on the store's own file system is linked, any other is copied."""
+        with _store_errors(self._root, "write to"), self._temporary(name) as temporary:
+            try:
+                temporary.unlink()
+                os.link(path, temporary)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                    raise
+                shutil.copyfile(path, temporary)
+            temporary.replace(self._path(name))
+
+    def download(self, name: str, folder: Path) -> Path:
+        """See ObjectStore; this store hands out its own file, and nothing is copied."""
+        return self._path(name)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See ObjectStore."""
+        with _store_errors(self._root, "read"):
+            start = self._root / prefix
+            base = start if prefix.endswith("/") or not prefix else start.parent
+            found = [path for path in base.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY)]
+            names = sorted((path.relative_to(self._root).as_posix(), path) for path in found)
+        for name, path in names:
+            if name.startswith(prefix):
+                status = path.stat()
+                yield ObjectInfo(name, status.st_size, status.st_mtime)
+
+    def delete(self, name: str) -> None:
+        """See ObjectStore; folders that it leaves empty go with it."""
+        with _store_errors(self._root, "write to"):
+            path = self._path(name)
+            path.unlink(missing_ok=True)
+            for folder in path.parents:
+                if folder == self._root or not folder.is_dir() or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    def scratch(self, name: str) -> Path:
+        """See ObjectStore."""
+        with _store_errors(self._root, "write to"):
+            folder = self._path(f"scratch/{name}")
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+
+    def drop_scratch(self, name: str) -> None:
+        """See ObjectStore."""
+        shutil.rmtree(self._path(f"scratch/{name}"), ignore_errors=True)
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """See ObjectStore; the kernel releases the lock with the process, however it ends."""
+        path = self._path(f"locks/{name}")
+        with _store_errors(self._root, "write to"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TryAgainError(
+                    f"another process is working on {name}",
+                    where=self.url,
+                    todo="Wait for it, or stop it, and try again.",
+                ) from None
+            yield
+
+    def _path(self, name: str) -> Path:
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise StoreError(f"{name!r} is no object's name", where=self.url)
+        return self._root / path
+
+    @contextmanager
+    def _temporary(self, name: str) -> Iterator[Path]:
+        """A file beside the object in the making; whatever happens, it does not stay."""
+        folder = self._path(name).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        os.close(handle)
+        os.chmod(temporary, 0o644)  # noqa: PTH101 - as any file that a user makes
+        try:
+            yield Path(temporary)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    """Write and reach the disk, so that a commit is not lost with the power."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _store_errors(root: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise store_error(error, root, verb) from error
+
+
+def store_error(error: OSError, root: Path | str, verb: str) -> StoreError:
+    """What the system said, as one message with advice."""
+    advice = {
+        errno.ENOSPC: "Free some space, or `radit gc`, and run again: what is committed is kept.",
+        errno.EDQUOT: "Your quota is used up: free some space and run again.",
+        errno.EACCES: "Give a folder that you may write to, with --store or in the configuration.",
+        errno.EROFS: "The file system is read-only: give another folder with --store.",
+        errno.ENOTDIR: "A file stands where the folder should be: give another one with --store.",
+        errno.EEXIST: "A file stands where the folder should be: give another one with --store.",
+    }
+    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    return StoreError(f"cannot {verb} the store: {reason}", where=str(root), todo=advice.get(error.errno or 0))

@@ -1,0 +1,145 @@
+"""The answer stage with an untrained two-layer model: what is asked, what is kept, and that nothing is lost."""
+
+import shutil
+
+import numpy as np
+import pytest
+from facts import PARAGRAPHS, make_config, question, write_questions
+
+from radit_job.config.slices import AnswerSlice
+from radit_job.errors import ConfigError
+from radit_job.models.loading import open_generator
+from radit_job.observe import send_events_to
+from radit_job.rag.prompts import Prompts
+from radit_job.records import Prediction, read_rows
+from radit_job.stages import answer
+
+ARMS = ["closed_book", "base", "few_shot", "lm"]
+
+
+@pytest.fixture
+def ask(folders, tmp_path, chunks, embeddings, small_lm):
+    """Run the stage; the small model is the base model, and the tuned one too."""
+    out, scratch = folders
+
+    def run(val, train, *, arms=ARMS, lm=small_lm, train_sample=2, shots=2, retrieval=None):
+        config = make_config(
+            models={"lm": {"provider": "huggingface", "name": str(small_lm / "merged")}},
+            retrieval={"k": 3} | (retrieval or {}),
+            answer={"max_new_tokens": 6, "batch_size": 4, "few_shot_examples": shots},
+            evaluate={"arms": arms, "train_sample": train_sample},
+        )
+        shutil.rmtree(out)
+        out.mkdir()
+        counters = answer.run(
+            AnswerSlice.of(config),
+            train_questions=write_questions(tmp_path / "train", train),
+            val_questions=write_questions(tmp_path / "val", val),
+            chunks=chunks,
+            embeddings=embeddings,
+            lm=lm,
+            out=out,
+            scratch=scratch,
+        )
+        return counters, list(read_rows(out / "predictions" / "predictions.jsonl", Prediction))
+
+    return run
+
+
+def test_every_arm_answers_every_question(ask, small_lm):
+    val, train = [question(0), question(1, chunk_ids=())], [question(n) for n in range(2, 8)]
+    counters, rows = ask(val, train)
+    assert list(dict.fromkeys(row.arm for row in rows)) == ARMS
+    for arm in ARMS:
+        mine = [row for row in rows if row.arm == arm]
+        assert [row.split for row in mine] == ["val", "val", "train", "train"]
+        assert [row.question_id for row in mine[:2]] == ["q0", "q1"]
+        assert all(row.error is None and row.answer_nats_per_token > 0 for row in mine)
+    by_arm = {arm: next(row for row in rows if row.arm == arm) for arm in ARMS}
+    assert by_arm["closed_book"].chunk_ids == () and by_arm["closed_book"].gold_rank is None
+    assert by_arm["base"].chunk_ids[0] == "facts.txt#00000" and by_arm["base"].gold_rank == 1
+    assert rows[5].arm == "base" and rows[5].gold_rank is None  # gold unknown
+    assert by_arm["lm"].answer == by_arm["base"].answer  # the same weights, the same prompt
+    lengths = [by_arm[arm].n_prompt_tokens for arm in ("closed_book", "base", "few_shot")]
+    assert lengths == sorted(lengths) and len(set(lengths)) == 3
+    assert counters["n_predictions"] == counters["llm_calls"] == 16 and counters["n_errors"] == 0
+    assert counters["prompt_tokens"] == sum(row.n_prompt_tokens for row in rows)
+    assert counters["completion_tokens"] == sum(row.n_completion_tokens for row in rows) > 0
+    lm = open_generator("huggingface", str(small_lm / "merged"))
+    prompts = Prompts(make_config().retrieval.system_prompt, "", make_config().retrieval.closed_book_template)
+    (score,) = lm.score([prompts.closed_book(val[0].question)], [val[0].answer])
+    assert by_arm["closed_book"].answer_nats_per_token == pytest.approx(score.nats_per_token, abs=1e-4)
+
+
+def test_few_shot_pairs_are_never_questions_that_are_answered(ask):
+    train = [question(n) for n in range(10)]
+    for seed in range(20):
+        sample, shots = answer.draw(train, n_sample=4, n_shots=3, seed=seed)
+        assert len(sample) == 4 and len(shots) == 3
+        assert not {row.question_id for row in sample} & {row.question_id for row in shots}
+    assert answer.draw(train, n_sample=4, n_shots=3, seed=1) == answer.draw(train, n_sample=4, n_shots=3, seed=1)
+    samples = {tuple(row.question_id for row in answer.draw(train, n_sample=4, n_shots=3, seed=s)[0]) for s in range(9)}
+    assert len(samples) > 5
+    assert answer.draw(train[:2], n_sample=4, n_shots=3, seed=1)[0] == []  # the few-shot pairs go first
+
+
+def test_separate_gives_one_prompt_per_chunk_and_one_answer(ask, small_lm):
+    counters, rows = ask([question(3)], [question(n) for n in range(4, 8)], arms=["base"], train_sample=0,
+                         retrieval={"context": "separate"})  # fmt: skip
+    (row,) = rows
+    assert counters["llm_calls"] == 3 and len(row.chunk_ids) == 3
+    lm = open_generator("huggingface", str(small_lm / "merged"))
+    retrieval = make_config().retrieval
+    prompts = Prompts(retrieval.system_prompt, retrieval.template, retrieval.closed_book_template)
+    texts = [PARAGRAPHS[int(chunk_id[-5:])][0] for chunk_id in row.chunk_ids]
+    conversations = [prompts.with_context(row.question, [text]) for text in texts]
+    scores = lm.score(conversations, [row.reference] * 3)
+    weights = np.exp(np.array(row.scores) / 0.05)
+    probability = np.average([np.exp(score.log_probability_nats) for score in scores], weights=weights)
+    assert row.answer_nats_per_token == pytest.approx(-np.log(probability) / scores[0].n_tokens, abs=1e-4)
+    assert row.answer in [completion.text for completion in lm.complete(conversations, max_new_tokens=6)]
+
+
+def test_what_the_model_cannot_read_is_left_out_and_said(ask):
+    events = []
+    send_events_to(events.append)
+    long_answer = question(5, answer="very long " * 100)  # its 200 tokens must fit behind the prompt
+    too_long = question(6, question="why " * 400)
+    try:
+        counters, rows = ask([long_answer, too_long, question(7)], [question(0)], arms=["base"], train_sample=0, shots=1)
+    finally:
+        send_events_to(lambda event: None)
+    shortened, failed, whole = rows
+    assert 0 < len(shortened.chunk_ids) < 3 and shortened.error is None
+    assert shortened.chunk_ids[0] == "facts.txt#00005"  # the best stays
+    assert failed.error and failed.finish_reason == "error" and failed.answer == "" and failed.chunk_ids == ()
+    assert len(whole.chunk_ids) == 3
+    assert counters["n_errors"] == 1 and counters["llm_calls"] == 2
+    (warning,) = [event for event in events if event.get("level") == "warning" and event.get("arm") == "base"]
+    assert warning["n_questions"] == 2
+
+
+def test_an_arm_that_is_done_is_not_answered_again(ask, monkeypatch):
+    val, train = [question(0)], [question(n) for n in range(2, 6)]
+    opened = []
+    real = answer.open_generator
+
+    def failing_for_the_tuned_model(*model):
+        opened.append(model)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return real(*model)
+
+    monkeypatch.setattr(answer, "open_generator", failing_for_the_tuned_model)
+    with pytest.raises(KeyboardInterrupt):
+        ask(val, train)
+    _, rows = ask(val, train)
+    assert len(opened) == 3  # base; lm, killed; lm again, and base is not opened again
+    assert list(dict.fromkeys(row.arm for row in rows)) == ARMS
+
+
+def test_the_arm_lm_needs_a_tuned_model(ask):
+    with pytest.raises(ConfigError, match="the arm lm needs a tuned model"):
+        ask([question(0)], [question(1)], lm=None)
+    _, rows = ask([question(0)], [question(1), question(2)], lm=None, arms=["closed_book"], train_sample=0)
+    assert len(rows) == 1

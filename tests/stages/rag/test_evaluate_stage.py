@@ -1,0 +1,107 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from facts import make_config
+
+from radit_job.config.slices import EvaluateSlice
+from radit_job.errors import InputError
+from radit_job.records import Prediction, Score, read_rows, write_rows
+from radit_job.stages import evaluate
+
+LIGHT = ["exact_match", "token_f1", "answer_nats_per_token", "recall_at_k", "mrr"]
+
+
+def prediction(number, arm, answer, *, split="val", rank=1, nats=1.0, error=None):
+    return Prediction(
+        question_id=f"q{number}",
+        arm=arm,
+        split=split,
+        question="What is in the hump of a camel?",
+        reference="the fat of the camel",
+        answer=answer,
+        chunk_ids=("c#00000",),
+        scores=(0.5,),
+        gold_chunk_ids=("c#00000",) if rank else (),
+        gold_rank=rank,
+        n_prompt_tokens=10,
+        n_completion_tokens=2,
+        finish_reason="error" if error else "stop",
+        answer_nats_per_token=None if error else nats,
+        error=error,
+    )
+
+
+def run(folders, rows, **sections):
+    out, scratch = folders
+    write_rows(out / "in" / "predictions.jsonl", rows)
+    config = EvaluateSlice.of(make_config(**sections))
+    counters = evaluate.run(config, predictions=out / "in", out=out, scratch=scratch)
+    results = json.loads((out / "results" / "results.json").read_text())
+    scores = list(read_rows(out / "scores" / "scores.jsonl", Score))
+    table = {(row["arm"], row["split"], row["metric"]): row for row in results["rows"]}
+    return counters, results, table, scores
+
+
+def test_the_tables(folders):
+    rows = [
+        prediction(0, "base", "fat of camel", rank=1, nats=2.0),
+        prediction(1, "base", "water", rank=4, nats=3.0),
+        prediction(2, "base", "", error="too long", rank=None),
+        prediction(3, "base", "The fat", split="train", rank=6),
+        prediction(0, "lm", "fat of camel", nats=1.5),
+        prediction(1, "lm", "fat of the camel", nats=1.0),
+        prediction(2, "lm", "fat", nats=1.0),
+    ]
+    sections = {"evaluate": {"metrics": LIGHT, "recall_at": [5, 1]}, "retrieval": {"k": 3}}
+    counters, results, table, scores = run(folders, rows, **sections)
+    assert results["format"] == 1 and results["arms"] == ["base", "lm"]
+    f1 = table["base", "val", "token_f1"]
+    assert (f1["mean"], f1["n"], f1["n_failed"]) == (0.5, 2, 1) and f1["low"] == 0 and f1["high"] == 1
+    assert table["lm", "val", "exact_match"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
+    assert table["base", "val", "answer_nats_per_token"]["mean"] == 2.5
+    assert table["base", "val", "answer_words"]["mean"] == 2  # "fat of camel" and "water"
+    recalls = {name: table["base", "val", name] for name in ("recall_at_1", "recall_at_3", "recall_at_5")}
+    assert [row["mean"] for row in recalls.values()] == [0.5, 0.5, 1.0]
+    assert {(row["n"], row["n_failed"]) for row in recalls.values()} == {(2, 0)}  # unknown gold is not a failure
+    assert table["base", "val", "mrr"]["mean"] == 0.625
+    assert table["base", "train", "mrr"]["mean"] == pytest.approx(1 / 6, abs=1e-6)
+    assert ("lm", "val", "mrr") not in table  # one retriever, shown once
+    pairs = {(row["arm"], row["against"], row["metric"]): row for row in results["pairs"]}
+    assert set(pairs) == {("lm", "base", name) for name in ("exact_match", "token_f1", "answer_nats_per_token")}
+    assert pairs["lm", "base", "token_f1"]["delta"] == 0.5 and pairs["lm", "base", "token_f1"]["n"] == 2
+    assert pairs["lm", "base", "answer_nats_per_token"]["delta"] == -1.25
+    assert counters["n_predictions"] == 7 and counters["n_scores"] == len(scores)
+    assert all((score.value is None) != (score.error is None) for score in scores)
+    assert counters["n_failed"] == sum(score.error == "too long" for score in scores) == 4
+
+
+def test_semantic_similarity_orders_answers_by_meaning(folders):
+    answers = ["the fat of the camel", "camel fat", "the string of a violin"]
+    rows = [prediction(number, "base", text) for number, text in enumerate(answers)]
+    _, _, _, scores = run(folders, rows, evaluate={"metrics": ["semantic_similarity"]})
+    same, close, far = [score.value for score in scores if score.metric == "semantic_similarity"]
+    assert same == pytest.approx(1, abs=1e-5)
+    assert same > close > 0.6 > 0.4 > far
+
+
+def test_metrics_that_need_no_model_import_none(folders):
+    out, _ = folders
+    write_rows(out / "in" / "predictions.jsonl", [prediction(0, "base", "fat")])
+    config = EvaluateSlice.of(make_config(evaluate={"metrics": [*LIGHT, "rouge_l"]}))
+    code = (
+        "import sys, pathlib\n"
+        "from radit_job.config.slices import EvaluateSlice\n"
+        "from radit_job.stages import evaluate\n"
+        f"out = pathlib.Path({str(out)!r})\n"
+        f"config = EvaluateSlice.model_validate_json({config.model_dump_json()!r})\n"
+        "evaluate.run(config, predictions=out / 'in', out=out, scratch=out)\n"
+        "sys.exit('torch' in sys.modules or 'llama_index' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_nothing_to_evaluate(folders):
+    with pytest.raises(InputError, match="no answers"):
+        run(folders, [])

@@ -1,0 +1,262 @@
+"""The report stage on real rows: predictions measured by the project's own metrics, then rendered."""
+
+import dataclasses
+import html.parser
+import json
+import re
+
+import pytest
+
+from radit_job.config.schema import Config
+from radit_job.config.slices import ReportSlice
+from radit_job.rag.comparison import compare, summarize
+from radit_job.rag.metrics import TEXT_METRICS
+from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, write_rows
+from radit_job.stages.report import run
+
+HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
+METRICS = ("exact_match", "token_f1", "answer_words")
+VOID = {"meta", "input", "br", "link", "img"}
+LINEAGE = [
+    {
+        "stage": "ingest",
+        "key": "sha256:" + "a1" * 32,
+        "artifacts": [{"artifact": "chunks", "digest": "sha256:" + "b2" * 32, "n_bytes": 4096, "n_files": 2}],
+        "inputs": [{"artifact": "corpus", "stage": "corpus", "key": "k", "digest": "sha256:" + "c3" * 32}],
+        "seconds": 3.25,
+        "peak_memory_gib": 0.5,
+        "counters": {"n_chunks": 12},
+        "versions": {"python": "3.11.2"},
+        "run": "first",
+        "finished_at": "2026-01-02T03:04:05Z",
+    }
+]
+
+
+class Balance(html.parser.HTMLParser):
+    """Every element that is opened is closed, in order; scripts and addresses are collected."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.scripts, self.addresses, self.texts = [], 0, [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.scripts += tag == "script"
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action")]
+        assert not [name for name, _ in attributes if name.startswith("on")], "an inline event handler"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    """Twelve held-out questions whose base answers are wordy and whose tuned answers are right."""
+    questions = [
+        Question(f"q{i:02d}", f"What is part {i}?", f"part {i} is a valve", "plan.pdf", (f"plan.pdf#{i:05d}",), "file")
+        for i in range(18)
+    ]
+    chunks = [Chunk(f"plan.pdf#{i:05d}", "plan.pdf", 1 + i // 4, 0, 10, 5, "text") for i in range(18)]
+    write_rows(tmp_path / "chunks/chunks.jsonl", chunks)
+    documents = [
+        DocumentRow("plan.pdf", "read", "", 5, 900, 18),
+        DocumentRow("scan.pdf", "skipped", "no text: it looks scanned", 1, 0, 0),
+    ]
+    write_rows(tmp_path / "chunks/documents.jsonl", documents)
+    write_rows(tmp_path / "questions/questions.jsonl", questions)
+    write_rows(
+        tmp_path / "questions/dropped.jsonl", [Dropped("empty_answer", f"pairs.jsonl:{i}", HOSTILE) for i in range(30)]
+    )
+    write_rows(tmp_path / "train_questions/questions.jsonl", questions[12:])
+    write_rows(tmp_path / "val_questions/questions.jsonl", questions[:12])
+    write(tmp_path, [*answers("base", questions[:12]), *answers("lm", questions[:12])])
+    training = {
+        "steps": [{"step": step, "loss": 2.0 - step / 20, "learning_rate": 5e-4} for step in range(1, 11)],
+        "evaluations": [{"step": 5, "epoch": 1, "dev_loss": 1.8}, {"step": 10, "epoch": 2, "dev_loss": 1.7}],
+        "best_step": 10,
+        "n_train": 16,
+        "n_dev": 2,
+        "n_truncated": 3,
+        "tokens_per_s": 400.0,
+        "dtype": "float32",
+    }
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm/training.json").write_text(json.dumps(training))
+    return tmp_path
+
+
+def prediction(question, arm, answer, chunk_ids, gold_rank):
+    return Prediction(
+        question_id=question.question_id,
+        arm=arm,
+        split="val",
+        question=question.question,
+        reference=question.answer,
+        answer=answer,
+        chunk_ids=chunk_ids,
+        scores=(0.5,) * len(chunk_ids),
+        gold_chunk_ids=question.chunk_ids,
+        gold_rank=gold_rank,
+        n_prompt_tokens=90,
+        n_completion_tokens=9,
+        finish_reason="stop",
+        answer_nats_per_token=None,
+        error=None,
+    )
+
+
+def answers(arm, questions):
+    for position, question in enumerate(questions):
+        text = (
+            question.answer if arm == "lm" else f"the manual says that {question.answer} or so, among many other things"
+        )
+        if arm == "lm" and position == 3:
+            text = HOSTILE
+        yield prediction(question, arm, text, (question.chunk_ids[0], "plan.pdf#00017"), 1)
+
+
+def write(folder, predictions):
+    """Predictions with the scores and results that the metrics give them."""
+    scores = [
+        Score(
+            row.question_id,
+            row.arm,
+            row.split,
+            metric,
+            None if row.error else measure(row.answer, row.reference),
+            row.error,
+        )
+        for row in predictions
+        for metric in METRICS
+        for measure in [TEXT_METRICS[metric]]
+    ]
+    write_rows(folder / "predictions/predictions.jsonl", predictions)
+    write_rows(folder / "scores/scores.jsonl", scores)
+    results = {
+        "format": 1,
+        "arms": list(dict.fromkeys(row.arm for row in predictions)),
+        "rows": summarize(scores, samples=200, seed=1),
+        "pairs": compare(scores, ["token_f1", "exact_match"], samples=200, seed=1),
+    }
+    (folder / "results").mkdir(exist_ok=True)
+    (folder / "results/results.json").write_text(json.dumps(results))
+
+
+def report(folder, *, lm=True, lineage=LINEAGE):
+    config = ReportSlice.of(Config(name="test", corpus={"paths": ["plan.pdf"]}))
+    names = ("chunks", "questions", "train_questions", "val_questions", "predictions", "scores", "results")
+    out = folder / "out"
+    out.mkdir(exist_ok=True)
+    inputs = {name: folder / name for name in names}
+    counters = run(config, **inputs, lm=folder / "lm" if lm else None, lineage=lineage, out=out, scratch=folder)
+    page = (out / "report/report.html").read_text(encoding="utf-8")
+    assert counters["n_bytes"] == len(page.encode())
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+    return page, balance
+
+
+def test_the_page_needs_nothing_from_outside(artifacts):
+    page, balance = report(artifacts)
+    assert balance.addresses
+    assert all(address.startswith("#") for address in balance.addresses)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_what_stands_in_an_answer_is_text(artifacts):
+    page, balance = report(artifacts)
+    assert "alert('x')</script>" not in page
+    assert "<img" not in page
+    assert balance.scripts == 1  # the page's own
+    assert any(HOSTILE in text for text in balance.texts)
+
+
+def test_every_section_link_leads_somewhere(artifacts):
+    page, balance = report(artifacts)
+    assert {address.removeprefix("#") for address in balance.addresses} <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+def test_the_page_tells_the_whole_story(artifacts):
+    page, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "Tuned LM against base on 12 held-out questions: token F1",
+        "scan.pdf",
+        "it looks scanned",
+        "30 dropped.",
+        "and 10 more in dropped.jsonl",
+        "3 training examples lost part of the context",
+        "kept: step 10",
+        "plan.pdf, p. 1",
+        "size_tokens: 256",
+        "4.0 KiB, 2 files",
+        "b2b2b2b2b2",
+        "3.2 s",
+    ):
+        assert said in text, said
+    assert f'title="sha256:{"b2" * 32}"' in page
+
+
+def test_the_same_inputs_give_the_same_page(artifacts):
+    assert report(artifacts)[0] == report(artifacts)[0]
+
+
+def test_a_leaked_question_is_named(artifacts):
+    summary = {"n_leaked": 2, "leaked": ["q03", "q15"], "leaked_in": {"q15": "plan.pdf#00009", "q03": "plan.pdf#00007"}}
+    (artifacts / "questions/summary.json").write_text(json.dumps(summary))
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert "Leakage 1 of 12 held-out questions stand with their answer as a record" in text
+    assert (
+        "What is part 3? in plan.pdf#00007 , held out" in text or "What is part 3? in plan.pdf#00007, held out" in text
+    )
+
+
+def test_without_a_tuned_model_the_page_says_so(artifacts):
+    questions = [Question("q00", "What?", "a valve", None, (), "file")]
+    write(artifacts, [prediction(row, "base", "a valve", (), None) for row in questions])
+    _, balance = report(artifacts, lm=False, lineage=[])
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "no tuned LM was evaluated",
+        "No two arms were compared",
+        "No language model was tuned",
+        "the retriever cannot be judged",
+        "Nothing was trained, so nothing was cut.",
+        "left no record",
+    ):
+        assert said in text, said
+
+
+def test_answers_that_all_failed_are_shown_as_failed(artifacts):
+    questions = [Question("q00", "What?", "a valve", None, (), "file")]
+    failed = [
+        dataclasses.replace(prediction(row, arm, "", (), None), finish_reason="error", error="the endpoint is down")
+        for row in questions
+        for arm in ("base", "lm")
+    ]
+    write(artifacts, failed)
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert "no answer: the endpoint is down" in text
+    assert "1 not measured" in text
+
+
+def test_empty_predictions_still_give_a_page(artifacts):
+    for name in ("predictions/predictions.jsonl", "scores/scores.jsonl"):
+        (artifacts / name).write_text("")
+    (artifacts / "results/results.json").write_text(json.dumps({"format": 1, "arms": [], "rows": [], "pairs": []}))
+    (artifacts / "lm/training.json").write_text("{}")
+    (artifacts / "questions/dropped.jsonl").unlink()
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert "No held-out question was answered" in text
+    assert "None: every pair was kept." in text

@@ -1,0 +1,272 @@
+"""The controller's decisions, with a real store and an executor that commits small artifacts in this process."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radit_job.config.loading import load_config
+from radit_job.config.schema import Model
+from radit_job.errors import ConfigError, InputError, Interrupted, RaditError, StageFailed
+from radit_job.jobs import JobSpec, JobState, Outcome, Resources
+from radit_job.pipeline.catalog import CATALOG
+from radit_job.pipeline.controller import Controller
+from radit_job.pipeline.plan import Decision
+from radit_job.pipeline.runs import load_results, load_run
+from radit_job.store import LocalStore
+from radit_job.store.artifacts import find, publish
+
+CONFIG = """
+name: small
+corpus: {paths: [corpus]}
+questions: {source: file, path: questions.jsonl}
+"""
+
+
+class CommittingExecutor:
+    """Runs nothing: commits what a stage would, so that the controller is tested without models.
+
+    What a stage writes depends on its slice, unless `stable` names it: then it always writes the same.
+    """
+
+    def __init__(self, store: LocalStore, stable: frozenset[str] = frozenset(), rooms: int = 1) -> None:
+        self.store = store
+        self.stable = stable
+        self.rooms = rooms
+        self.started: list[str] = []
+        self.failing: dict[str, Outcome] = {}
+        self.interrupt_at: str | None = None
+        self.stopped = False
+        self._waiting: deque[JobSpec] = deque()
+
+    def has_room(self, resources: Resources) -> bool:
+        return len(self._waiting) < self.rooms
+
+    def start(self, spec: JobSpec, spec_name: str) -> None:
+        assert JobSpec.from_json(json.loads(self.store.read(spec_name) or b"")) == spec
+        self.started.append(spec.stage)
+        self._waiting.append(spec)
+
+    def wait(self) -> list[tuple[str, Outcome]]:
+        spec = self._waiting.popleft()
+        if spec.stage == self.interrupt_at:
+            raise KeyboardInterrupt
+        if spec.stage in self.failing:
+            return [(spec.stage, self.failing[spec.stage])]
+        self._commit(spec)
+        return [(spec.stage, Outcome(JobState.SUCCEEDED, 0))]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def _commit(self, spec: JobSpec) -> None:
+        row = next(row for row in CATALOG if row.name == spec.stage)
+        out = self.store.scratch(f"out/{spec.key}")
+        for artifact in row.writes:
+            (out / artifact).mkdir(exist_ok=True)
+            text = "same" if spec.stage in self.stable else spec.key
+            (out / artifact / "rows.jsonl").write_text(text)
+        if spec.stage == "evaluate":
+            (out / "results" / "results.json").write_text(json.dumps({"arms": ["base"], "rows": [], "pairs": []}))
+        if spec.stage == "report":
+            (out / "report" / "report.html").write_text("<html></html>")
+        result = {"run": spec.run, "seconds": 1.5, "finished_at": "2999-01-01T00:00:00Z"}
+        publish(self.store, spec.stage, spec.key, out, row.writes, result)
+
+
+class Bench:
+    """One configuration, one store, and as many controllers as a test needs."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "corpus").mkdir()
+        (folder / "corpus" / "a.txt").write_text("one document")
+        (folder / "questions.jsonl").write_text("{}")
+        (folder / "small.yaml").write_text(CONFIG)
+        self.folder = folder
+        self.store = LocalStore(folder / "store")
+        self.identity = "weights-1"
+
+    def controller(self, *overrides: str, **options: Any) -> Controller:
+        loaded = load_config(self.folder / "small.yaml", overrides)
+        return Controller(loaded, self.store, self._identity_of, run="small", **options)
+
+    def run(self, *overrides: str, **options: Any) -> list[str]:
+        executor = options.pop("executor", None) or CommittingExecutor(self.store)
+        self.controller(*overrides, **options).run(executor)
+        return executor.started
+
+    def plan(self, *overrides: str, **options: Any) -> dict[str, Decision]:
+        return {decision.stage: decision for decision in self.controller(*overrides, **options).plan()}
+
+    def statuses(self) -> dict[str, str]:
+        record = load_run(self.store, "small")
+        assert record is not None
+        return {name: stage.status for name, stage in record.stages.items()}
+
+    def _identity_of(self, model: Model) -> str:
+        return f"{model.name}:{self.identity}"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+ALL = [row.name for row in CATALOG]
+
+
+def test_a_first_run_runs_every_stage_behind_its_inputs(bench: Bench) -> None:
+    started = bench.run()
+    assert sorted(started) == sorted(ALL)
+    for row in CATALOG:
+        for read in row.reads:
+            writers = [other.name for other in CATALOG if read.removesuffix("?") in other.writes]
+            assert all(started.index(writer) < started.index(row.name) for writer in writers)
+    assert set(bench.statuses().values()) == {"done"}
+    assert [stage["stage"] for stage in load_results(bench.store, "small")["stages"]] == ALL
+
+
+def test_a_second_run_is_all_cached(bench: Bench) -> None:
+    bench.run()
+    assert bench.run() == []
+    assert set(bench.statuses().values()) == {"cached"}
+    assert {decision.action for decision in bench.plan().values()} == {"cached"}
+
+
+def test_a_metric_setting_reruns_evaluate_and_report_alone(bench: Bench) -> None:
+    bench.run()
+    changed = "evaluate.bootstrap_samples=500"
+    plan = bench.plan(changed)
+    assert plan["evaluate"].action == "run"
+    assert plan["evaluate"].why == "bootstrap_samples changed from 10000 to 500"
+    assert plan["report"].action == "waits"
+    assert plan["answer"].action == "cached"
+    assert bench.run(changed) == ["evaluate", "report"]
+
+
+def test_a_chunk_size_reruns_everything_behind_ingest(bench: Bench) -> None:
+    bench.run()
+    changed = "chunking.size_tokens=128"
+    assert "chunking.size_tokens changed from 256 to 128" in bench.plan(changed)["ingest"].why
+    assert sorted(bench.run(changed)) == sorted(ALL)
+
+
+def test_an_identical_result_stops_the_cascade(bench: Bench) -> None:
+    stable = frozenset({"ingest"})
+    bench.run(executor=CommittingExecutor(bench.store, stable))
+    started = bench.run("chunking.overlap_tokens=16", executor=CommittingExecutor(bench.store, stable))
+    # The report shows the chunking and is written again; nothing that costs anything is.
+    assert started == ["ingest", "report"]
+
+
+def test_a_changed_document_is_named(bench: Bench) -> None:
+    bench.run()
+    (bench.folder / "corpus" / "a.txt").write_text("another text")
+    assert bench.plan()["ingest"].why.startswith("input corpus changed")
+
+
+def test_a_changed_model_is_named(bench: Bench) -> None:
+    bench.run()
+    bench.identity = "weights-2"
+    assert bench.plan()["ingest"].why == "the model embedder changed"
+
+
+def test_force_runs_a_cached_stage_again(bench: Bench) -> None:
+    bench.run(executor=CommittingExecutor(bench.store, frozenset(ALL)))
+    assert bench.plan(force=["answer"])["answer"].why == "forced"
+    assert bench.run(force=["answer"], executor=CommittingExecutor(bench.store, frozenset(ALL))) == ["answer"]
+    with pytest.raises(ConfigError, match="no stage 'anwser'"):
+        bench.controller(force=["anwser"])
+
+
+def test_until_runs_what_a_stage_needs_and_no_more(bench: Bench) -> None:
+    assert sorted(bench.run(until="split")) == ["generate", "ingest", "split"]
+    assert bench.statuses()["answer"] == "skipped"
+    assert bench.store.read("runs/small/results.json") is None
+
+
+def test_no_tuned_arm_means_no_training(bench: Bench) -> None:
+    started = bench.run("evaluate.arms=[base]")
+    assert "finetune_lm" not in started
+    assert "answer" in started
+    assert bench.statuses()["finetune_lm"] == "skipped"
+
+
+def test_a_failed_stage_stops_the_run_with_its_own_error(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store)
+    said = InputError("is encrypted", where="a.pdf", todo="Decrypt it.").to_json()
+    executor.failing["ingest"] = Outcome(JobState.FAILED, 65, said)
+    with pytest.raises(InputError, match="is encrypted") as raised:
+        bench.run(executor=executor)
+    assert raised.value.exit_code == 65
+    assert executor.started == ["ingest"]
+    assert bench.statuses()["ingest"] == "failed"
+    assert sorted(bench.run()) == sorted(ALL)  # the next run begins where this one failed
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome(JobState.FAILED, -9), "killed"),
+        (Outcome(JobState.FAILED, 7), "exit code 7"),
+        (Outcome(JobState.SUCCEEDED, 0), "committed nothing"),
+    ],
+)
+def test_a_silent_end_is_explained(bench: Bench, outcome: Outcome, words: str) -> None:
+    executor = CommittingExecutor(bench.store)
+    executor.failing["split"] = outcome
+    with pytest.raises(StageFailed, match=words):
+        bench.run(executor=executor)
+
+
+def test_other_stages_end_before_a_failure_is_reported(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store, rooms=4)
+    executor.failing["index"] = Outcome(JobState.FAILED, 1)
+    with pytest.raises(RaditError):
+        bench.run(executor=executor)
+    assert executor.started == ["ingest", "index", "generate"]
+    assert bench.statuses()["generate"] == "done"
+    assert bench.statuses()["split"] == "waiting"
+
+
+def test_an_interrupted_run_goes_on_and_looks_undisturbed(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store)
+    executor.interrupt_at = "answer"
+    with pytest.raises(Interrupted):
+        bench.run(executor=executor)
+    assert executor.stopped
+    assert bench.statuses()["answer"] == "waiting"
+    assert bench.run() == ["answer", "evaluate", "report"]
+    assert set(bench.statuses().values()) == {"done"}  # not "cached": one run, in two sittings
+
+
+def test_a_truncated_artifact_is_computed_again(bench: Bench) -> None:
+    stable = frozenset(ALL)
+    bench.run(executor=CommittingExecutor(bench.store, stable))
+    record = load_run(bench.store, "small")
+    assert record is not None
+    manifest = find(bench.store, "split", record.stages["split"].key or "")
+    assert manifest is not None
+    entry = manifest.artifacts["val_questions"][0]
+    Path(bench.store.url, manifest.object_name("val_questions", entry)).write_bytes(b"s")
+    assert (
+        bench.plan()["split"].why == "its artifact is damaged: val_questions/rows.jsonl has 1 bytes, 4 were committed"
+    )
+    assert bench.run(executor=CommittingExecutor(bench.store, stable)) == ["split"]
+    assert bench.run() == []
+
+
+def test_plan_changes_nothing(bench: Bench) -> None:
+    bench.plan()
+    assert list(bench.store.list("")) == []
+
+
+def test_missing_documents_and_questions_are_both_named(bench: Bench) -> None:
+    with pytest.raises(InputError) as raised:
+        bench.run("corpus.paths=[nowhere.pdf]", "questions.path=gone.jsonl")
+    assert "nowhere.pdf" in str(raised.value)
+    assert "gone.jsonl" in str(raised.value)
