@@ -324,7 +324,7 @@ def _print_results(found: list[dict[str, Any]], form: str) -> None:
     if form == "json":
         typer.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1, ensure_ascii=False))
     elif form == "csv":
-        typer.echo("".join(results_csv(one) for one in found), nl=False)
+        typer.echo(results_csv(*found), nl=False)
     elif form == "table":
         Console().print(results_table(found[0]) if len(found) == 1 else runs_table(found))
     else:

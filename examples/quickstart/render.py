@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import html
-import itertools
+import io
 import re
 from pathlib import Path
-from typing import Any
 
 import pymupdf
 from markdown_it import MarkdownIt
@@ -19,7 +18,7 @@ FOLDER = Path(__file__).parent
 PAGE = pymupdf.paper_rect("a4")  # 595 x 842 pt
 BODY = pymupdf.Rect(68, 64, PAGE.width - 68, PAGE.height - 72)  # the text's place on a page; the footer lies below it
 FOOTER_BASELINE_PT = PAGE.height - 40
-LAST_HEADING_PT = BODY.y1 - 36  # a heading below this has no room for two lines of text under it
+ROOM_PT = {"2": 110, "3": 62}  # a chapter or section with less room than this on a page starts on the next
 GREY = (0.45, 0.45, 0.45)
 
 CSS = """
@@ -29,8 +28,7 @@ h2 { font-family: sans-serif; font-size: 16px; margin: 26px 0 8px 0; color: #173
 h3 { font-family: sans-serif; font-size: 11.5px; margin: 15px 0 4px 0; color: #17324d; }
 p { margin: 0 0 7px 0; }
 p.subtitle { font-size: 12px; margin: 0 0 44px 0; color: #555555; }
-p.contents { margin: 0 0 5px 0; }
-p.contents a { color: #17324d; text-decoration: none; }
+p.contents { margin: 0 0 5px 0; color: #17324d; }
 ul { margin: 0 0 9px 0; padding-left: 18px; }
 li { margin: 0 0 4px 0; }
 code { font-family: monospace; font-size: 9.6px; }
@@ -44,56 +42,62 @@ td { padding: 2px 22px 2px 0; }
 
 def render(markdown: str) -> bytes:
     """The handbook as a PDF's bytes: title and contents on the first page, then the chapters."""
-    title, subtitle, chapters = _parts(markdown)
-    headings = re.findall(r'<h2 id="(.+?)">(.*?)</h2>', chapters)
-    page_of: dict[str, int] = {}  # heading's id -> page, once the chapters have been laid out
-    on_next_page = {headings[0][0]}  # the first chapter, and headings that would stand alone at the foot of a page
-
-    def content(positions: list[Any]) -> str:  # called until the positions no longer change
-        page_of.update({position.id: position.page_num for position in positions if position.heading})
-        stranded = (p.id for p in positions if p.heading in (2, 3) and p.rect[3] > LAST_HEADING_PT)
-        on_next_page.update(itertools.islice((name for name in stranded if name not in on_next_page), 1))
-        return _page_source(title, subtitle, headings, page_of, _break_before(chapters, on_next_page))
-
-    document = pymupdf.Story.write_stabilized_with_links(
-        content, lambda number, filled: (PAGE, BODY, None), user_css=CSS
-    )
-    document.set_toc([[1, html.unescape(heading).replace("\u00a0", ""), page_of[name]] for name, heading in headings])
-    for number, page in enumerate(document, start=1):
-        if number > 1:
-            page.insert_text(
-                (PAGE.width / 2 - 4, FOOTER_BASELINE_PT), str(number), fontsize=9, fontname="helv", color=GREY
-            )
+    head, _, body = markdown.partition("\n## ")
+    title, subtitle = (line for line in head.removeprefix("# ").splitlines() if line)
+    chapters = MarkdownIt("commonmark").enable("table").render("## " + body)
+    blocks = re.split(r"(?=<h2>)|(?<!</h2>\n)(?=<h3>)", chapters)[1:]
+    pages, page_of_block = _lay_out(blocks)
+    contents = [
+        (html.unescape(match[1]), page + 2)  # counted from 1, behind the title page
+        for block, page in zip(blocks, page_of_block, strict=True)
+        if (match := re.match("<h2>(.*?)</h2>", block))
+    ]
+    document, _ = _lay_out([_title_page(title, subtitle, contents)])
+    document.insert_pdf(pages)
+    for heading, page in contents:
+        for place in document[0].search_for(heading, flags=0):
+            document[0].insert_link({"kind": pymupdf.LINK_GOTO, "from": place, "page": page - 1})
+    document.set_toc([[1, heading, page] for heading, page in contents])
+    for number in range(2, len(document) + 1):
+        where = (PAGE.width / 2 - 4, FOOTER_BASELINE_PT)
+        document[number - 1].insert_text(where, str(number), fontsize=9, fontname="helv", color=GREY)
     document.set_metadata({"title": title, "subject": subtitle, "author": "the radit-job project"})
     pdf: bytes = document.tobytes(garbage=4, deflate=True, deflate_fonts=True, no_new_id=True)
     return pdf
 
 
-def _parts(markdown: str) -> tuple[str, str, str]:
-    """The title, the line below it, and the chapters as HTML, in which every heading has an id."""
-    head, _, body = markdown.partition("\n## ")
-    title, subtitle = (line for line in head.splitlines() if line)
-    chapters = MarkdownIt("commonmark").enable("table").render("## " + body)
-    numbers = itertools.count(1)
-    chapters = re.sub(r"<h([23])>", lambda match: f'<h{match[1]} id="heading-{next(numbers)}">', chapters)
-    return title.removeprefix("# "), subtitle, re.sub(r"(<h2 [^>]*>\d+) ", r"\1&#160; ", chapters)
+def _title_page(title: str, subtitle: str, contents: list[tuple[str, int]]) -> str:
+    lines = "".join(f'<p class="contents">{html.escape(name)} &#160;&#160; {page}</p>' for name, page in contents)
+    return f'<h1>{html.escape(title)}</h1><p class="subtitle">{html.escape(subtitle)}</p>{lines}'
 
 
-def _page_source(
-    title: str, subtitle: str, headings: list[tuple[str, str]], page_of: dict[str, int], chapters: str
-) -> str:
-    contents = "".join(
-        f'<p class="contents"><a href="#{name}">{heading}</a> &#160;&#160; {page_of.get(name, 0)}</p>'
-        for name, heading in headings
-    )
-    return f'<h1>{html.escape(title)}</h1><p class="subtitle">{html.escape(subtitle)}</p>{contents}{chapters}'
+def _lay_out(blocks: list[str]) -> tuple[pymupdf.Document, list[int]]:
+    """Pages with the blocks one below the other, and the page (from 0) on which each begins.
 
-
-def _break_before(chapters: str, names: set[str]) -> str:
-    """Start a new page at these headings; the layout engine itself knows no "keep with next"."""
-    for name in names:
-        chapters = chapters.replace(f'id="{name}">', f'id="{name}" style="page-break-before: always">')
-    return chapters
+    A block is a heading with its text. Each is a Story of its own: the engine knows no "keep with next", and would
+    leave headings alone at the foot of a page.
+    """
+    buffer = io.BytesIO()
+    writer = pymupdf.DocumentWriter(buffer)
+    device = writer.begin_page(PAGE)
+    top, page, page_of_block = BODY.y0, 0, []
+    for block in blocks:
+        story = pymupdf.Story(block, user_css=CSS)
+        is_unfinished = True
+        if BODY.y1 - top < ROOM_PT.get(block[2], 0):
+            writer.end_page()
+            device, top, page = writer.begin_page(PAGE), BODY.y0, page + 1
+        page_of_block.append(page)
+        while is_unfinished:
+            is_unfinished, filled = story.place(pymupdf.Rect(BODY.x0, top, BODY.x1, BODY.y1))
+            story.draw(device)
+            top = filled[3]
+            if is_unfinished:
+                writer.end_page()
+                device, top, page = writer.begin_page(PAGE), BODY.y0, page + 1
+    writer.end_page()
+    writer.close()
+    return pymupdf.open("pdf", buffer.getvalue()), page_of_block
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ class ChatFormat:
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The tokens up to where the assistant's answer begins."""
         bos = [self.tokenizer.bos_token_id] if self._adds_bos else []
-        return bos + self.text_ids(self._render(conversation))
+        return bos + self.text_ids(self.render(conversation))
 
     def answer_ids(self, answer: str) -> list[int]:
         """The answer's tokens and the end-of-turn token: what training learns and scoring sums over."""
@@ -44,11 +44,17 @@ class ChatFormat:
         """A text's tokens, nothing added."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text begins and ends, as character offsets."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return [(int(start), int(end)) for start, end in encoded.offset_mapping]
+
     def text(self, ids: list[int]) -> str:
         """The text of generated tokens, without special tokens, stripped."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _render(self, conversation: Conversation, *, ask: bool = True) -> str:
+    def render(self, conversation: Conversation, *, ask: bool = True) -> str:
+        """The conversation as the template writes it; with `ask`, up to where the assistant's answer begins."""
         messages = [{"role": message.role, "content": message.content} for message in conversation]
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
@@ -57,12 +63,12 @@ class ChatFormat:
                 raise
         # Some templates know no system turn (Gemma's, Mistral's first): then its text goes before the first question.
         system, first, *rest = conversation
-        return self._render([Message(first.role, f"{system.content}\n\n{first.content}"), *rest], ask=ask)
+        return self.render([Message(first.role, f"{system.content}\n\n{first.content}"), *rest], ask=ask)
 
     def _find_end_of_turn(self) -> int:
         """The special token that the template writes behind an answer; the end-of-sequence token if it writes none."""
         turn = [Message("user", "question"), Message("assistant", "ANSWER")]
-        tail = self._render(turn, ask=False).rpartition("ANSWER")[2]
+        tail = self.render(turn, ask=False).rpartition("ANSWER")[2]
         special = {token_id for token_id, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         for token_id in self.text_ids(tail):
             if token_id in special:

@@ -52,5 +52,9 @@ def open_token_counter(provider: str, name: str, revision: str | None = None) ->
 
     file = model_folder(provider, name, revision) / "tokenizer.json"
     if not file.is_file():
-        raise InputError("this model has no fast tokenizer", where=str(file), todo="save it once with AutoTokenizer's save_pretrained")
+        raise InputError(
+            "this model has no fast tokenizer",
+            where=str(file),
+            todo="save it once with AutoTokenizer's save_pretrained",
+        )
     return TokenCounter(Tokenizer.from_file(str(file)))

@@ -43,13 +43,24 @@ class Chunker:
             )
 
     def _locate(self, text: str, pieces: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Where each piece stands. The splitter loses nothing between its pieces, so each ends behind the one before."""
+        """Where each piece stands; the splitter loses nothing between its pieces, but does not say where they are."""
         start, end = -1, 0
         for piece in pieces:
-            lowest = end if self._overlap_tokens == 0 else max(start + 1, end - len(piece) + 1)
-            start = text.index(piece, lowest)
+            start = self._find(piece, text, start, end)
             end = start + len(piece)
             yield start, piece
+
+    def _find(self, piece: str, text: str, last_start: int, last_end: int) -> int:
+        """The first place that comes behind the last piece's start, adds something to it, and shares few enough tokens.
+
+        In a text that repeats itself the piece stands in other places too; the wrong one would shift all that follow.
+        """
+        first = place = text.index(piece, max(last_start + 1, last_end - len(piece) + 1))
+        while place < last_end and self._count_tokens(text[place:last_end]) > self._overlap_tokens:
+            place = text.find(piece, place + 1)
+            if place < 0:  # a tokenizer that counts a text otherwise than its parts
+                return first
+        return place
 
     def _tokens(self, text: str) -> range:
         """What the splitter measures; it takes the length only, so a range stands for the tokens.

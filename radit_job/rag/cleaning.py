@@ -1,4 +1,4 @@
-"""From raw characters to clean text: character repair, whitespace, words broken across lines, running headers and footers."""
+"""From raw to clean text: character repair, white space, words broken across lines, running headers and footers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-# NFKC would expand these too, but it also turns 10² into 102 and ½ into 1⁄2: only what never carries meaning is replaced.
+# NFKC would expand these too, but it also turns 10² into 102 and ½ into 1⁄2: only what carries no meaning is replaced.
 _LIGATURES = {chr(code): unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 _SPACES = dict.fromkeys(
     "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "
@@ -47,7 +47,7 @@ def join_broken_words(text: str, known: Counter[str]) -> str:
     """Put words together again that a hyphen breaks across two lines; the rest of the word moves up to the first line.
 
     The hyphen stays where it belongs to the word: beside a capital or a digit (`LLaMA-` / `65B`), in a chain of hyphens
-    (`state-of-` / `the-art`), and where the document writes the hyphenated form elsewhere more often than the joined one.
+    (`state-of-` / `the-art`), and where the document writes the hyphenated form elsewhere more often than the joined.
     """
 
     def join(match: re.Match[str]) -> str:
@@ -61,7 +61,7 @@ def join_broken_words(text: str, known: Counter[str]) -> str:
 
 
 def running_line_key(line: str) -> str:
-    """What a header keeps from page to page: its text with every number replaced, so that `Page 3 of 9` meets `Page 4 of 9`."""
+    """What a header keeps from page to page: its text, each number replaced (`Page 3 of 9` meets `Page 4 of 9`)."""
     return re.sub(r"\d+", "#", " ".join(line.split())).lower()
 
 

@@ -15,7 +15,7 @@ Values = dict[str, float]  # question id -> value
 Key = tuple[str, str, str]  # arm, split, metric
 Name = TypeVar("Name", bound=Hashable)
 
-# What a reader asks of the arms: is it better than base; is a gain more than style; what is retrieval worth.
+# Every arm is compared with base; these two besides: is a gain more than style, and what is retrieval worth.
 FURTHER_PAIRS = (("lm", "few_shot"), ("base", "closed_book"))
 DECIMALS = 6
 
@@ -59,7 +59,7 @@ def compare(scores: Sequence[Score], metrics: Iterable[str], *, samples: int, se
 
 
 def _pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    against_base = [(arm, "base") for arm in arms if arm != "base"]
+    against_base = [(arm, "base") for arm in arms if arm != "base" and ("base", arm) not in FURTHER_PAIRS]
     return [(arm, other) for arm, other in (*against_base, *FURTHER_PAIRS) if arm in arms and other in arms]
 
 
@@ -87,4 +87,8 @@ def _all_intervals(columns: Mapping[Name, Values], *, samples: int, seed: int) -
 
 def _ends(interval: Interval, centre: str) -> dict[str, float | int | None]:
     ends = {centre: interval.mean, "low": interval.low, "high": interval.high}
-    return {name: None if end is None else round(end, DECIMALS) for name, end in ends.items()} | {"n": interval.n}
+    return {name: _rounded(end) for name, end in ends.items()} | {"n": interval.n}
+
+
+def _rounded(end: float | None) -> float | None:
+    return None if end is None else round(end, DECIMALS) + 0.0  # + 0.0: no "-0.0" where it rounds to nothing

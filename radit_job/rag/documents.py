@@ -60,7 +60,8 @@ class Unreadable:
 
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """(files of a known format, other files) below a folder, sorted by name; hidden files count as absent."""
-    known, unknown = [], []
+    known: list[Path] = []
+    unknown: list[Path] = []
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             (known if path.suffix.lower() in KNOWN_SUFFIXES else unknown).append(path)

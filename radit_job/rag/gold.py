@@ -13,7 +13,8 @@ from radit_job.records import Chunk
 GOLD_SHARE = 0.5  # of a chunk's shingles in the reference context, or of the context's in the chunk
 BEST_SHARE = 0.25  # without any such chunk, the best one counts from here on
 LONG_ANSWER_WORDS = 8  # a shorter answer may stand in many places by chance
-WINDOW_CHARACTERS = (80, 40, 0)  # what must stand around a known answer on both sides, in the order of trying
+# What must stand around a known answer, before and behind it, in the order of trying: a chunk may begin or end with it.
+WINDOWS_CHARACTERS = ((80, 80), (40, 40), (0, 40), (40, 0), (0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class _Match:
 class GoldFinder:
     """Finds the gold chunks of many pairs in one pass over the chunks: `see` each chunk, then ask `gold` for each pair.
 
-    A pair's gold chunks are, in this order: those that it names itself; those that overlap its reference context by half
-    (narrowed to those with the answer, where it stands there word for word); and the only chunk that holds a long answer
-    word for word. The work grows with the corpus's words, not with chunks times pairs.
+    A pair's gold chunks are, in this order: those that it names itself; those that overlap its reference context by
+    half (narrowed to those with the answer, where it stands there word for word); and the only chunk that holds a long
+    answer word for word. The work grows with the corpus's words, not with chunks times pairs.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -95,7 +96,11 @@ class GoldFinder:
                 self._named_documents |= {match.chunk_id: match.document for match in matches}
         if named:
             return Gold(self._named_documents[named[0]], tuple(named))
-        found = [(chunk_id, document) for chunk_id, document in self._answer_chunks[number] if pair.document in (None, document)]
+        found = [
+            (chunk_id, document)
+            for chunk_id, document in self._answer_chunks[number]
+            if pair.document in (None, document)
+        ]
         if len(found) == 1:
             return Gold(found[0][1], (found[0][0],))
         return Gold(pair.document if pair.document in self._documents else None, ())
@@ -128,13 +133,13 @@ def _answer_windows(pair: Pair, context: str) -> list[list[str]]:
     """The answer with less and less of what stands around it: the same words may stand in the context twice."""
     if pair.answer_start is None:
         return [match_words(pair.answer)]
+    answer_end = pair.answer_start + len(pair.answer)
     windows = []
-    for width in WINDOW_CHARACTERS:
-        start = max(0, pair.answer_start - width)
-        end = pair.answer_start + len(pair.answer) + width
-        # Whole words only: up to the first and behind the last blank.
-        left = context[start : pair.answer_start].partition(" ")[2] if start else context[: pair.answer_start]
-        right = context[pair.answer_start + len(pair.answer) : end]
-        right = right.rpartition(" ")[0] if end < len(context) else right
-        windows.append(match_words(left + pair.answer + right))
+    for n_before, n_behind in WINDOWS_CHARACTERS:
+        before = context[max(0, pair.answer_start - n_before) : pair.answer_start]
+        behind = context[answer_end : answer_end + n_behind]
+        # Whole words only, unless the context begins or ends there.
+        before = before if n_before >= pair.answer_start else before.partition(" ")[2]
+        behind = behind if answer_end + n_behind >= len(context) else behind.rpartition(" ")[0]
+        windows.append(match_words(before + context[pair.answer_start : answer_end] + behind))
     return windows

@@ -1,4 +1,4 @@
-"""Splitting questions so that nothing stands on both sides: groups that must stay together, and the share of each side."""
+"""Splitting so that nothing stands on both sides: groups that must stay together, and the share of each side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
-    """Items (their positions) that share a key, directly or through others, in one group; union-find by path halving."""
+    """Items (their positions) that share a key, directly or through others, in one group (union-find)."""
     parent = list(range(len(keys)))
 
     def root(item: int) -> int:

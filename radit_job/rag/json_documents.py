@@ -105,7 +105,9 @@ def _record(row: Any, position: Any) -> Record:
         return _text_record(f"#{position}", None)
     inner = row.get("__data__", row)
     inner = json.loads(inner) if isinstance(inner, str) else inner
-    name = next((inner[key] for key in NAME_KEYS if isinstance(inner.get(key), str | int) and inner[key] != ""), position)
+    name = next(
+        (inner[key] for key in NAME_KEYS if isinstance(inner.get(key), str | int) and inner[key] != ""), position
+    )
     return _text_record(f"#{name}", _text_of(inner))
 
 

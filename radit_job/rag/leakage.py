@@ -1,4 +1,4 @@
-"""Evaluation questions that the corpus itself answers as a question/answer record: they would measure memory of that record."""
+"""Questions that stand in the corpus with their answers, as records: they would measure the memory of those records."""
 
 from __future__ import annotations
 

@@ -12,11 +12,26 @@ from markdown_it.token import Token
 
 DROPPED_TAGS = ("script", "style", "nav", "noscript", "template", "svg", "iframe", "button", "select", "input", "head")
 _INVISIBLE_NODES = (Comment, Declaration, Doctype, ProcessingInstruction)
-_BLOCK_TAGS = frozenset(
-    "address article aside blockquote body caption dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5 h6 "
-    "header hr html li main ol p pre section summary table tbody tfoot thead tr ul".split()
+_PARAGRAPH_TAGS = frozenset(
+    {"blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "ol", "p", "pre", "section", "table", "ul"}
 )
-_PARAGRAPH_TAGS = frozenset("blockquote dl figure h1 h2 h3 h4 h5 h6 ol p pre section table ul".split())
+_BLOCK_TAGS = _PARAGRAPH_TAGS | {
+    *(
+        "address",
+        "article",
+        "aside",
+        "body",
+        "caption",
+        "dd",
+        "details",
+        "div",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "footer",
+    ),
+    *("form", "header", "hr", "html", "li", "main", "summary", "tbody", "tfoot", "thead", "tr"),
+}
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.DOTALL)
 
 
@@ -64,52 +79,70 @@ def _walk_tag(tag: Tag, pieces: list[str], *, preformatted: bool) -> None:
 
 
 def text_of_markdown(source: str) -> str:
-    """The text of a Markdown file: links and emphasis lose their signs, headings, lists, tables and code keep theirs."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", source))
-    lines: list[str] = []
-    open_lists: list[int | None] = []  # the next number of each open list; None for bullets
-    prefix = ""
-    cells: list[str] | None = None
-    for token in tokens:
+    """A Markdown file's text: links and emphasis lose their signs; headings, lists, tables and code keep theirs."""
+    writer = _MarkdownText()
+    for token in MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", source)):
+        writer.take(token)
+    return "\n".join(writer.lines)
+
+
+class _MarkdownText:
+    """Collects the lines of a stream of markdown-it's tokens."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._open_lists: list[int | None] = []  # the next number of each open list; None for bullets
+        self._prefix = ""  # of the next inline text: a heading's or an item's sign
+        self._cells: list[str] | None = None  # of the open table row
+
+    def take(self, token: Token) -> None:
+        """The next token."""
         match token.type:
-            case "heading_open":
-                prefix = "#" * int(token.tag[1]) + " "
-            case "bullet_list_open" | "ordered_list_open":
-                open_lists.append(int(token.attrGet("start") or 1) if token.type.startswith("ordered") else None)
-            case "bullet_list_close" | "ordered_list_close":
-                open_lists.pop()
-                lines.append("")
-            case "list_item_open":
-                prefix = _list_prefix(open_lists)
-            case "tr_open":
-                cells = []
-            case "tr_close":
-                lines.append(" | ".join(cells or ()))
-                cells = None
             case "inline":
-                text = _inline_text(token.children or ())
-                if cells is not None:
-                    cells.append(text)
-                else:
-                    lines.append(prefix + text)
-                prefix = ""
+                self._take_inline(_inline_text(token.children or ()))
+            case "fence" | "code_block":
+                self.lines += [token.content.rstrip("\n"), ""]
+            case "html_block":
+                self.lines += [text_of_html(token.content).strip(), ""]
+            case "tr_open":
+                self._cells = []
+            case "tr_close":
+                self.lines.append(" | ".join(self._cells or ()))
+                self._cells = None
             case "paragraph_close" | "heading_close" | "table_close":
                 if not token.hidden:  # a tight list's items stay together
-                    lines.append("")
-            case "fence" | "code_block":
-                lines += [token.content.rstrip("\n"), ""]
-            case "html_block":
-                lines += [text_of_html(token.content).strip(), ""]
-    return "\n".join(lines)
+                    self.lines.append("")
+            case _:
+                self._take_opening(token)
 
+    def _take_opening(self, token: Token) -> None:
+        match token.type:
+            case "heading_open":
+                self._prefix = "#" * int(token.tag[1]) + " "
+            case "bullet_list_open":
+                self._open_lists.append(None)
+            case "ordered_list_open":
+                self._open_lists.append(int(token.attrGet("start") or 1))
+            case "bullet_list_close" | "ordered_list_close":
+                self._open_lists.pop()
+                self.lines.append("")
+            case "list_item_open":
+                self._prefix = self._item_sign()
 
-def _list_prefix(open_lists: list[int | None]) -> str:
-    indent = "  " * (len(open_lists) - 1)
-    number = open_lists[-1]
-    if number is None:
-        return f"{indent}- "
-    open_lists[-1] = number + 1
-    return f"{indent}{number}. "
+    def _take_inline(self, text: str) -> None:
+        if self._cells is not None:
+            self._cells.append(text)
+        else:
+            self.lines.append(self._prefix + text)
+        self._prefix = ""
+
+    def _item_sign(self) -> str:
+        indent = "  " * (len(self._open_lists) - 1)
+        number = self._open_lists[-1]
+        if number is None:
+            return f"{indent}- "
+        self._open_lists[-1] = number + 1
+        return f"{indent}{number}. "
 
 
 def _inline_text(children: Sequence[Token]) -> str:

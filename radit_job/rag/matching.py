@@ -17,7 +17,8 @@ _WORD = re.compile(r"\w+")
 
 def match_words(text: str) -> list[str]:
     """The words by which texts are compared: lower case, hyphens closed up (also at a line's end), no punctuation."""
-    return _WORD.findall(_HYPHEN.sub("", clean_characters(text)).lower())
+    clean = text if text.isascii() else clean_characters(text)
+    return _WORD.findall(_HYPHEN.sub("", clean).lower())
 
 
 def shingles(words: Sequence[str]) -> Iterator[Shingle]:

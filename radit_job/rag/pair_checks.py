@@ -49,4 +49,6 @@ def _empty_error(empty: Sequence[tuple[str, str]]) -> InputError:
     if len(empty) == 1:
         return InputError(f"the {what} is empty", where=where, todo=f"write the {what} or delete the pair")
     places = ", ".join(place for place, _ in empty[:SHOWN]) + (", ..." if len(empty) > SHOWN else "")
-    return InputError(f"{len(empty)} pairs have an empty question or answer", where=places, todo="complete or delete them")
+    return InputError(
+        f"{len(empty)} pairs have an empty question or answer", where=places, todo="complete or delete them"
+    )

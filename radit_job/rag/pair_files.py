@@ -17,7 +17,9 @@ CHUNK_KEYS = ("chunk_id", "chunk_ids")
 DOCUMENT_KEYS = ("document", "document_id", "doc_id", "source_document")
 ID_KEYS = ("question_id", "id")
 
-KNOWN_FORMS = "JSONL rows with question and answer, LlamaIndex QueryResponseDataset or LabelledRagDataset JSON, or SQuAD JSON"
+KNOWN_FORMS = (
+    "JSONL rows with question and answer, LlamaIndex QueryResponseDataset or LabelledRagDataset JSON, or SQuAD JSON"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,9 @@ def read_pairs(path: Path) -> Iterator[Pair]:
         if error.msg == "Extra data":  # one object per line, under another name
             yield from _jsonl_pairs(path)
             return
-        raise InputError(f"not JSON: {error.msg}", where=f"{path.name}:{error.lineno}", todo="repair the file") from error
+        raise InputError(
+            f"not JSON: {error.msg}", where=f"{path.name}:{error.lineno}", todo="repair the file"
+        ) from error
     yield from _json_pairs(content, path.name)
 
 
@@ -67,23 +71,20 @@ def _jsonl_pairs(path: Path) -> Iterator[Pair]:
 
 
 def _json_pairs(content: Any, name: str) -> Iterator[Pair]:
-    if isinstance(content, list):
-        yield from (_row_pair(row, f"{name}: row {position}") for position, row in enumerate(content, start=1))
-    elif isinstance(content, dict) and isinstance(content.get("queries"), dict) and isinstance(content.get("responses"), dict):
+    if isinstance(content, dict) and isinstance(content.get("queries"), dict) and "responses" in content:
         yield from _query_response_pairs(content, name)
-    elif isinstance(content, dict) and isinstance(content.get("examples"), list):
-        yield from (_row_pair(row, f"{name}: example {position}") for position, row in enumerate(content["examples"], start=1))
-    elif isinstance(content, dict) and isinstance(content.get("data"), list):
-        rows = content["data"]
-        is_squad = any(isinstance(row, dict) and "paragraphs" in row for row in rows)
-        if is_squad:
-            yield from _squad_pairs(rows, name)
-        else:
-            yield from _json_pairs(rows, name)
-    elif isinstance(content, dict) and _first_of(content, QUESTION_KEYS) is not None:
-        yield _row_pair(content, f"{name}:1")
-    else:
+        return
+    rows = content
+    if isinstance(content, dict):
+        rows = content.get("examples", content.get("data"))  # LabelledRagDataset, SQuAD
+        if rows is None and _first_of(content, QUESTION_KEYS) is not None:
+            rows = [content]
+    if not isinstance(rows, list):
         raise InputError("no question/answer pairs in a form we know", where=name, todo=f"give {KNOWN_FORMS}")
+    if any(isinstance(row, dict) and "paragraphs" in row for row in rows):
+        yield from _squad_pairs(rows, name)
+    else:
+        yield from (_row_pair(row, f"{name}: row {position}") for position, row in enumerate(rows, start=1))
 
 
 def _row_pair(row: Any, where: str) -> Pair:
@@ -93,7 +94,11 @@ def _row_pair(row: Any, where: str) -> Pair:
     question = _first_of(row, QUESTION_KEYS)
     if question is None or not any(key in row for key in ANSWER_KEYS):
         missing = "answer" if question is not None else "question"
-        raise InputError(f"the row has no {missing} (its fields: {', '.join(row) or 'none'})", where=where, todo=f"give {KNOWN_FORMS}")
+        raise InputError(
+            f"the row has no {missing} (its fields: {', '.join(row) or 'none'})",
+            where=where,
+            todo=f"give {KNOWN_FORMS}",
+        )
     answer, answer_start = _answer_of(_first_of(row, ANSWER_KEYS))
     document = _first_of(row, DOCUMENT_KEYS)
     pair_id = _first_of(row, ID_KEYS)

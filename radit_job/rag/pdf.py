@@ -26,9 +26,10 @@ MARGIN_SHARE = 0.12  # headers and footers stand in this share of the page's hei
 FULL_ROW_SHARE = 0.85  # a row that ends further left than this share of its block ends a paragraph
 TABLE_CELLS = 3  # so many pieces on one height make a table's row
 MAX_UNMAPPED_SHARE = 0.3  # of characters that the font maps to nothing
+START_MARK_BYTES = 1024  # where readers look for %PDF-
+TRUNCATED = ("truncated: its end is missing", "get the whole file again")
 END_MARK_BYTES = 2048  # where a complete file carries %%EOF
 _SAME_PARAGRAPH = "\r"  # cleaning leaves no carriage return, so this one is a mark
-
 
 
 @dataclass(slots=True)
@@ -69,16 +70,19 @@ def read_pdf(path: Path) -> list[str]:
 
 
 def _open(path: Path) -> Any:
+    with path.open("rb") as file:
+        if b"%PDF-" not in file.read(START_MARK_BYTES):
+            raise UnreadableError("not a PDF, whatever its name says", "get the file again, or give it its true ending")
     try:
         document = pymupdf.open(path, filetype="pdf")
-    except Exception as error:  # PyMuPDF has no common exception for "this is no PDF"
-        raise UnreadableError(
-            "damaged or truncated: no page can be opened", "get the file again, or print it to a new PDF"
-        ) from error
+    except Exception as error:  # PyMuPDF has no one exception for a file that it cannot open
+        if _has_end_mark(path):
+            raise UnreadableError("damaged: no page can be opened", "print it to a new PDF") from error
+        raise UnreadableError(*TRUNCATED) from error
     if document.needs_pass:
-        raise UnreadableError("encrypted", "save it without its password, for example with: qpdf --decrypt IN OUT")
+        raise UnreadableError("encrypted", "save it without its password, for example: qpdf --decrypt IN OUT")
     if document.page_count == 0 or (document.is_repaired and not _has_end_mark(path)):
-        raise UnreadableError("truncated: its end is missing", "get the whole file again")
+        raise UnreadableError(*TRUNCATED)
     return document
 
 
@@ -178,7 +182,9 @@ def _paragraphs(block: Sequence[Row], after: Sequence[Row]) -> str:
     is_full = [row.right >= full and row.n_cells < TABLE_CELLS for row in block]
     ends = [_SAME_PARAGRAPH if row_is_full else "\n" for row_is_full in is_full]
     # A sentence often goes on in the next block: in the next column, or behind a figure.
-    goes_on = len(block) > 1 and is_full[-1] and after and block[-1].text[-1] not in ".:!?" and after[0].text[:2].islower()
+    goes_on = (
+        len(block) > 1 and is_full[-1] and after and block[-1].text[-1] not in ".:!?" and after[0].text[:2].islower()
+    )
     ends[-1] = _SAME_PARAGRAPH if goes_on else "\n\n"
     return "".join(row.text + end for row, end in zip(block, ends, strict=True))
 

@@ -30,6 +30,8 @@ MIN_SHARED_SHARE = 0.6  # of the question's content words must stand in the sent
 MIN_COSINE = 0.5  # between the question and its sentence
 SENTENCE_WORDS = range(8, 41)
 QUESTION_WORDS = range(4, 31)
+MAX_CAPITAL_SHARE = 0.5  # of the sentence's pieces may begin with a capital: more is a list of names
+MAX_REFERENCES = 1  # marks of a reference in a chunk: more is a bibliography, whose titles are no sentences
 MIN_WORD_SHARE = 0.8  # of the sentence's pieces must be words: the rest is a table or a formula
 
 _SYSTEM = "Write one question that the sentence answers. Use the sentence's own words. Write only the question."
@@ -38,22 +40,34 @@ _EXAMPLES = (
         "The reactor is cooled by liquid sodium, which leaves the core at 550 degrees.",
         "What cools the reactor, and how hot is the liquid sodium when it leaves the core?",
     ),
-    ("Backups are kept for thirty days and then deleted automatically.", "How long are backups kept before they are deleted?"),
+    (
+        "Backups are kept for thirty days and then deleted automatically.",
+        "How long are backups kept before they are deleted?",
+    ),
     (
         "Charles Darwin proposed natural selection after his voyage on the Beagle.",
         "What did Charles Darwin propose after his voyage on the Beagle?",
     ),
 )
 _POINTS_ELSEWHERE = re.compile(
-    r"^(this|that|these|those|it|its|they|their|he|she|his|her|such|here|there|however|thus|hence|therefore|moreover|also|and|but|or|both)\b"
+    r"^(this|that|these|those|it|its|they|their|he|she|his|her|such|here|there|both|also|and|but|or)\b"
+    r"|^(however|thus|hence|therefore|moreover)\b"
     r"|\b(figure|table|section|appendix|equation|above|below|et al)\b",
     re.IGNORECASE,
 )
+_REFERENCE = re.compile(r"\. (?:19|20)\d\d[a-z]?\. |\barXiv\b|\bpreprint\b|\bProceedings of\b|\babs/\d")
+_QUESTION_START = re.compile(
+    r"(what|who|whom|whose|when|where|which|why|how|is|are|was|were|do|does|did|has|have|had|can|could|will|would|should|must"
+    r"|in|on|at|for|to|by|from|of|with|under|after|before|during)\b",
+    re.IGNORECASE,
+)
 _STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be been before being between but by can could did do does done during each for from "
-    "given had has have how if in into is it its many may more most much not of on one only or other our over same should so some such "
-    "than that the their them then there these they this those through to under used use using was we were what when where which while "
-    "who whom whose why will with within would you your".split()
+    """
+    a about after all also an and any are as at be been before being between but by can could did do does done
+    during each for from given had has have how if in into is it its many may more most much not of on one only or
+    other our over same should so some such than that the their them then there these they this those through to
+    under used use using was we were what when where which while who whom whose why will with within would you your
+    """.split()  # noqa: SIM905
 )
 
 
@@ -68,14 +82,23 @@ class Sentence:
 
 def answer_sentences(chunk: Chunk) -> Iterator[str]:
     """The chunk's sentences that make sense alone: complete, of a usual length, prose, pointing to nothing outside."""
+    if len(_REFERENCE.findall(chunk.text)) > MAX_REFERENCES:
+        return
     for raw in split_sentences(chunk.text):
         text = raw.strip()
-        pieces = text.split()
         is_complete = text[:1].isupper() and text.endswith((".", "!")) and "\n" not in text
-        if not is_complete or len(pieces) not in SENTENCE_WORDS or _POINTS_ELSEWHERE.search(text):
-            continue
-        if sum(piece.strip(".,;:()\"'").replace("-", "").isalpha() for piece in pieces) >= MIN_WORD_SHARE * len(pieces):
+        if is_complete and not _POINTS_ELSEWHERE.search(text) and _is_prose(text.split()):
             yield text
+
+
+def _is_prose(pieces: Sequence[str]) -> bool:
+    n_words = sum(piece.strip(".,;:()\"'").replace("-", "").isalpha() for piece in pieces)
+    n_capitals = sum(piece[0].isupper() for piece in pieces)
+    return (
+        len(pieces) in SENTENCE_WORDS
+        and n_words >= MIN_WORD_SHARE * len(pieces)
+        and n_capitals <= MAX_CAPITAL_SHARE * len(pieces)
+    )
 
 
 def content_words(text: str) -> set[str]:
@@ -94,10 +117,11 @@ def question_prompt(sentence: str) -> list[Message]:
 def first_question(written: str) -> str | None:
     """The first line of what the model wrote, if it is one question of a usual length."""
     line = next((line.strip(" \"'*-") for line in written.splitlines() if line.strip()), "")
-    line = re.sub(r"^(question|q)\s*:\s*", "", line, flags=re.IGNORECASE)
+    line = re.sub(r"^(question|q)\s*:\s*[\"']?", "", line, flags=re.IGNORECASE)
     line = line[: line.find("?") + 1]
     is_example = any(line == question for _, question in _EXAMPLES)
-    return line if len(line.split()) in QUESTION_WORDS and line[0].isupper() and not is_example else None
+    is_one_question = bool(_QUESTION_START.match(line)) and line[0].isupper() and ". " not in line
+    return line if is_one_question and len(line.split()) in QUESTION_WORDS and not is_example else None
 
 
 @dataclass
@@ -119,7 +143,7 @@ class QuestionWriter:
         asked: set[str] = set()
         position = 0
         while position < len(self.sentences) and len(kept) < n_wanted:
-            numbers = []
+            numbers: list[int] = []
             start = position
             while position < len(self.sentences) and len(numbers) < SENTENCES_PER_ROUND:
                 if per_first_chunk[self.sentences[position].chunk_ids[0]] < per_chunk:
@@ -131,7 +155,12 @@ class QuestionWriter:
                     per_first_chunk[sentence.chunk_ids[0]] += 1
                     kept.append(
                         Question(
-                            f"g{len(kept):05d}", question, sentence.text, sentence.document, tuple(sentence.chunk_ids), "generated"
+                            f"g{len(kept):05d}",
+                            question,
+                            sentence.text,
+                            sentence.document,
+                            tuple(sentence.chunk_ids),
+                            "generated",
                         )
                     )
                 else:
@@ -140,7 +169,7 @@ class QuestionWriter:
         return kept
 
     def _round(self, numbers: Sequence[int], vectors: Vectors, asked: set[str]) -> Iterator[tuple[int, str]]:
-        """The best question of each sentence that has a good one; all samples of all sentences go to the model at once."""
+        """The best question of each sentence that has a good one; all samples go to the model at once."""
         if not numbers:
             return
         owners = [number for number in numbers for _ in range(N_SAMPLES)]
@@ -156,7 +185,9 @@ class QuestionWriter:
                 self._drop(reason or "not_a_question", number, written)
         if not candidates:
             return
-        similarities = self.embed_questions([question for _, question in candidates]) @ vectors.T  # [candidates, sentences]
+        similarities = (
+            self.embed_questions([question for _, question in candidates]) @ vectors.T
+        )  # [candidates, sentences]
         best: dict[int, tuple[float, str]] = {}
         for (number, question), row in zip(candidates, similarities, strict=True):
             cosine = float(row[number])
@@ -184,3 +215,8 @@ class QuestionWriter:
 
     def _drop(self, reason: str, number: int, text: str) -> None:
         self.dropped.append(Dropped(reason, self.sentences[number].chunk_ids[0], text.strip()))
+
+
+def _question(number: int, question: str, sentence: Sentence) -> Question:
+    chunk_ids = tuple(sentence.chunk_ids)
+    return Question(f"g{number:05d}", question, sentence.text, sentence.document, chunk_ids, "generated")

@@ -22,7 +22,7 @@ from radit_job.records import DocumentRow, Dropped, Prediction, Score
 from radit_job.report import figures, labels, plots, provenance
 from radit_job.report.answers import Comparison, compared_arms, comparisons, extremes
 from radit_job.report.findings import findings, headline, headline_metric
-from radit_job.report.results import Mean, Results
+from radit_job.report.results import FEWEST_TO_CLAIM, Mean, Results
 
 FOLDER = Path(__file__).parent
 ANSWERS_LISTED = 500  # questions in the list of all answers; more would make the page slow to open
@@ -72,6 +72,7 @@ def render(material: Material) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         title=_title(material.documents),
         headline=headline(results),
+        fewest_to_claim=FEWEST_TO_CLAIM,
         facts=_facts(material),
         arms=[(arm, labels.arm_name(arm), labels.ARM_MEANINGS.get(arm, "")) for arm in results.arms],
         findings=findings(
@@ -173,13 +174,15 @@ def _training(training: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if training is None:
         return None
     steps, evaluations = training.get("steps", []), training.get("evaluations", [])
+    rates = [step["learning_rate"] for step in steps if step.get("learning_rate") is not None]
     facts = {
         "training examples": training.get("n_train"),
         "examples held out to choose the checkpoint": training.get("n_dev"),
         "optimizer steps": len(steps) or None,
-        "peak learning rate": f"{max(step['learning_rate'] for step in steps):.1e}" if steps else None,
-        "kept checkpoint": f"step {training['best_step']}" if training.get("best_step") is not None else None,
+        "peak learning rate": f"{max(rates):.1e}" if rates else None,
+        "kept checkpoint": _kept(training.get("best_step"), stopped_early=bool(training.get("stopped_early"))),
         "examples that lost context to fit": training.get("n_truncated"),
+        "trained parameters": _trained(training.get("n_trainable_parameters"), training.get("n_parameters")),
         "speed": f"{training['tokens_per_s']:,.0f} tokens/s" if training.get("tokens_per_s") else None,
         "arithmetic": training.get("dtype"),
     }
@@ -187,6 +190,17 @@ def _training(training: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "curve": _figure(plots.training(steps, evaluations, training.get("best_step"))),
         "facts": {name: value for name, value in facts.items() if value is not None},
     }
+
+
+def _kept(best_step: int | None, *, stopped_early: bool) -> str | None:
+    if best_step is None:
+        return None
+    step = "step 0: the base model’s own weights, no later ones were better" if best_step == 0 else f"step {best_step}"
+    return f"{step}; stopped early" if stopped_early else step
+
+
+def _trained(n_trainable: int | None, n_all: int | None) -> str | None:
+    return f"{n_trainable:,} of {n_all:,}" if n_trainable and n_all else None
 
 
 def _answers(material: Material, results: Results) -> dict[str, Any] | None:

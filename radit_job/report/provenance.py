@@ -33,6 +33,7 @@ def losses(
             for reason, count in counts.most_common()
         ],
         "n_truncated": (training or {}).get("n_truncated"),
+        "n_examples_dropped": (training or {}).get("n_dropped"),
         "summary": {_count_name(key): value for key, value in summary.items() if _is_plain(value)},
     }
 

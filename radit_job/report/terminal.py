@@ -133,7 +133,7 @@ def _table(metrics: Sequence[str], blocks: Sequence[_Block], first: int) -> Tabl
         if block.heading:
             table.add_row(Text(block.heading, style="bold"))
         for label, cell_of in block.rows:
-            table.add_row(label, *(_cell_text(cell_of(metric)) for metric in metrics))
+            table.add_row(Text(label), *(_cell_text(cell_of(metric)) for metric in metrics))
     return table
 
 
@@ -176,18 +176,23 @@ def _plain(value: float | None, metric: str, *, signed: bool = False) -> str:
     """ASCII, so that it can be pasted anywhere."""
     if value is None:
         return "-"
-    decimals = 1 if metric_label(metric).unit == "words" else 2
-    text = f"{value:+.{decimals}f}" if signed else f"{value:.{decimals}f}"
-    return text if float(text) else text.lstrip("+-")
+    return _without_minus_zero(f"{value:{'+' if signed else ''}.{1 if _is_words(metric) else 2}f}")
 
 
 def _interval(row: Mean | Difference, metric: str) -> str:
     if row.low is None or row.high is None:
         return ""
-    decimals = 0 if metric_label(metric).unit == "words" else 2
+    ends = (_without_minus_zero(f"{value:.{0 if _is_words(metric) else 2}f}") for value in (row.low, row.high))
     # Without the zero before the point, or five metrics do not fit.
-    ends = (f"{value:.{decimals}f}" for value in (row.low, row.high))
     return ", ".join(end.replace("0.", ".", 1) if end.startswith(("0.", "-0.")) else end for end in ends)
+
+
+def _is_words(metric: str) -> bool:
+    return metric_label(metric).unit == "words"
+
+
+def _without_minus_zero(text: str) -> str:
+    return text if float(text) else text.lstrip("+-")
 
 
 def _retrieval_lines(results: Results, split: str) -> Iterator[Text]:

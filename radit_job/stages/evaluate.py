@@ -27,8 +27,8 @@ def run(config: EvaluateSlice, *, predictions: Path, out: Path, scratch: Path) -
     rows = list(read_rows(predictions / "predictions.jsonl", Prediction))
     if not rows:
         raise InputError("there are no answers to evaluate", where=str(predictions / "predictions.jsonl"))
-    answer_metrics = [name for name in config.metrics if name not in RETRIEVAL_METRICS]
-    scores = [score for name in [*answer_metrics, "answer_words"] for score in _answer_scores(config, name, rows)]
+    answer_metrics = [name for name in config.metrics if name not in RETRIEVAL_METRICS] + ["answer_words"]
+    scores = [score for name in answer_metrics for score in _answer_scores(config, name, rows)]
     scores += _retrieval_scores(config, rows)
     arms = list(dict.fromkeys(row.arm for row in rows))
     splits = ["val", "train"]

@@ -1,4 +1,4 @@
-"""generate: question/answer pairs, read from a file or written by a language model; filtered, with their gold chunks."""
+"""generate: question/answer pairs from a file or by a language model; filtered, with their gold chunks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(
 ) -> dict[str, float]:
     """Write `questions/questions.jsonl`, `questions/dropped.jsonl` and `questions/summary.json`.
 
-    InputError for a question file that cannot be used as it is (with file and line), and for fewer than 10 usable pairs.
+    InputError for a question file that cannot be used as it is (with file and line), and for fewer than 10 pairs.
     """
     chunk_file = chunks / "chunks.jsonl"
     if config.questions.source == "file":
@@ -97,8 +97,8 @@ def _warn(outcome: _Outcome) -> None:
     if outcome.leaked:
         first, chunk_id = next(iter(outcome.leaked.items()))
         observe.warn(
-            f"{len(outcome.leaked)} of {len(outcome.questions)} questions stand with their answer as a record in the corpus itself "
-            f"(leakage), the first is {first} in {chunk_id}"
+            f"leakage: {len(outcome.leaked)} of {len(outcome.questions)} questions stand with their answer as a record "
+            f"in the corpus itself, the first is {first} in {chunk_id}"
         )
 
 
@@ -108,7 +108,9 @@ def _warn(outcome: _Outcome) -> None:
 def _only_file(folder: Path | None) -> Path:
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()] if folder else []
     if len(files) != 1:
-        raise InputError(f"{len(files)} question files instead of one", where=str(folder), todo="set questions.path to one file")
+        raise InputError(
+            f"{len(files)} question files instead of one", where=str(folder), todo="set questions.path to one file"
+        )
     return files[0]
 
 
@@ -141,7 +143,11 @@ def _question_ids(pairs: Sequence[Pair]) -> list[str]:
     """The file's own ids if every pair has one and no two are the same, else numbers."""
     own = [pair.pair_id for pair in pairs]
     unique = {pair_id for pair_id in own if pair_id}
-    return [pair_id for pair_id in own if pair_id] if len(unique) == len(pairs) else [f"q{number:05d}" for number in range(len(pairs))]
+    return (
+        [pair_id for pair_id in own if pair_id]
+        if len(unique) == len(pairs)
+        else [f"q{number:05d}" for number in range(len(pairs))]
+    )
 
 
 def _draw(questions: Sequence[Question], pairs: Sequence[Pair], limit: int | None, seed: int) -> list[int]:
@@ -191,15 +197,18 @@ def _from_model(config: GenerateSlice, chunk_file: Path) -> _Outcome:
         )
     if len(outcome.questions) < MIN_PAIRS:
         raise InputError(
-            f"the model wrote only {len(outcome.questions)} good pairs from {len(sentences)} sentences; at least {MIN_PAIRS} are needed",
-            todo="raise questions.limit, add documents, take a stronger models.question_writer, or bring your own pairs",
+            f"the model wrote only {len(outcome.questions)} good pairs from {len(sentences)} sentences; "
+            f"at least {MIN_PAIRS} are needed",
+            todo="raise questions.limit, add documents, take a stronger models.question_writer, or bring your own",
         )
     if len(outcome.questions) < n_wanted:
         observe.warn(f"{len(outcome.questions)} of {n_wanted} wanted questions passed the filters")
     leaks = LeakFinder([(question.question, question.answer) for question in outcome.questions])
     for chunk in read_rows(chunk_file, Chunk):
         leaks.see(chunk.chunk_id, match_words(chunk.text))
-    outcome.leaked = {outcome.questions[number].question_id: chunk_id for number, chunk_id in sorted(leaks.found.items())}
+    outcome.leaked = {
+        outcome.questions[number].question_id: chunk_id for number, chunk_id in sorted(leaks.found.items())
+    }
     return outcome
 
 

@@ -52,7 +52,9 @@ class _Writer:
 
     def __init__(self, chunker: Chunker) -> None:
         self.unreadable: list[Unreadable] = []
-        self.totals: dict[str, float] = dict.fromkeys(("n_documents", "n_skipped", "n_pages", "n_chunks", "n_tokens"), 0)
+        self.totals: dict[str, float] = dict.fromkeys(
+            ("n_documents", "n_skipped", "n_pages", "n_chunks", "n_tokens"), 0
+        )
         self._chunker = chunker
         self._names: set[str] = set()
 
@@ -90,7 +92,8 @@ def _files_to_read(folder: Path) -> list[Path]:
         observe.warn(f"{len(unknown)} files of an unknown kind are left out: {names}")
     if not known:
         raise InputError(
-            "no readable document in corpus", todo=f"corpus.paths must lead to files ending in {', '.join(sorted(KNOWN_SUFFIXES))}"
+            "no readable document in corpus",
+            todo=f"corpus.paths must lead to files ending in {', '.join(sorted(KNOWN_SUFFIXES))}",
         )
     return known
 
@@ -102,7 +105,9 @@ def _report_unreadable(unreadable: Sequence[Unreadable], *, fail: bool) -> None:
         for item in unreadable[:SHOWN]:
             observe.warn(f"skipped {item.name}: {item.reason}", remedy=item.remedy)
         if len(unreadable) > SHOWN:
-            observe.warn(f"skipped {len(unreadable) - SHOWN} more documents that give no text; documents.jsonl names them")
+            observe.warn(
+                f"skipped {len(unreadable) - SHOWN} more documents that give no text; documents.jsonl names them"
+            )
         return
     skip = "or leave such documents out with corpus.unreadable: skip"
     if len(unreadable) == 1:
@@ -111,7 +116,9 @@ def _report_unreadable(unreadable: Sequence[Unreadable], *, fail: bool) -> None:
     lines = [f"{item.name}: {item.reason} ({item.remedy})" for item in unreadable[:SHOWN]]
     if len(unreadable) > SHOWN:
         lines.append(f"and {len(unreadable) - SHOWN} more")
-    raise InputError("\n  ".join([f"{len(unreadable)} documents give no text:", *lines]), todo=f"repair or remove them, {skip}")
+    raise InputError(
+        "\n  ".join([f"{len(unreadable)} documents give no text:", *lines]), todo=f"repair or remove them, {skip}"
+    )
 
 
 def _first(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
 from radit_job import observe
@@ -17,8 +17,8 @@ from radit_job.records import Question, read_rows, write_rows
 def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dict[str, float]:
     """Write `train_questions/` and `val_questions/questions.jsonl`, and `train_questions/split.json` with the counts.
 
-    Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together. InputError
-    when everything hangs together, so that there is nothing to divide.
+    Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together.
+    InputError when everything hangs together, so that there is nothing to divide.
     """
     rows = list(read_rows(questions / "questions.jsonl", Question))
     by = config.split.by
@@ -49,10 +49,10 @@ def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dic
     return summary
 
 
-def _places(row: Question, by: str) -> list[Hashable]:
+def _places(row: Question, by: str) -> Sequence[Hashable]:
     """What may not stand on both sides: the question's gold chunks, or the documents that they are from."""
     if by == "chunk":
-        return list(row.chunk_ids)
+        return row.chunk_ids
     documents: Iterable[str] = (chunk_id.rpartition("#")[0] for chunk_id in row.chunk_ids)
     return sorted({*documents, *([row.document] if row.document else [])})
 

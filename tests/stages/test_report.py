@@ -209,6 +209,15 @@ def test_the_same_inputs_give_the_same_page(artifacts):
     assert report(artifacts)[0] == report(artifacts)[0]
 
 
+def test_weights_that_never_got_better_are_named(artifacts):
+    training = json.loads((artifacts / "lm/training.json").read_text()) | {"best_step": 0, "n_dropped": 2}
+    (artifacts / "lm/training.json").write_text(json.dumps(training))
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert "step 0: the base model’s own weights" in text
+    assert "2 did not fit even without context" in text
+
+
 def test_a_leaked_question_is_named(artifacts):
     summary = {"n_leaked": 2, "leaked": ["q03", "q15"], "leaked_in": {"q15": "plan.pdf#00009", "q03": "plan.pdf#00007"}}
     (artifacts / "questions/summary.json").write_text(json.dumps(summary))

@@ -78,6 +78,16 @@ def test_a_difference_is_marked_where_its_interval_excludes_zero():
     assert "+0.07*" not in text
 
 
+def test_a_rounded_zero_has_no_sign():
+    plain = results(metrics=("token_f1",))
+    plain["rows"][0] |= {"mean": -0.001, "low": -0.004, "high": 0.003}
+    plain["pairs"][0] |= {"delta": 0.001, "low": -0.004, "high": 0.1}
+    text = printed(results_table(plain))
+    assert "-0.00" not in text
+    assert "+0.00" not in text
+    assert "-.00" not in text
+
+
 def test_nothing_is_marked_on_few_questions():
     text = printed(results_table(results(n=3)))
     assert "0.28*" not in text

@@ -69,6 +69,20 @@ def test_equal_documents_rank_by_row_across_blocks():
     assert len(set(found.similarities.ravel().tolist())) == 1
 
 
+@pytest.mark.parametrize("block", [16, 4096])
+def test_what_float32_cannot_tell_apart_is_told_apart(monkeypatch, block):
+    monkeypatch.setattr(retrieval, "DOCUMENT_BLOCK", block)
+    random = np.random.default_rng(4)
+    one = unit_rows(random.standard_normal((1, 64)))
+    documents = np.nextafter(one, random.choice(np.float32([-2, 2]), size=(400, 64)))  # one unit in the last place off
+    queries = unit_rows(one + 0.1 * random.standard_normal((8, 64)))
+    gold = random.integers(0, 400, size=(8, 2)).tolist()
+    found = search(documents, queries, k=7, gold_rows=gold)
+    orders, ranks = brute_force(documents, queries, gold)
+    assert found.rows.tolist() == [order[:7] for order in orders]
+    assert found.gold_ranks == ranks
+
+
 def test_a_larger_corpus_and_a_memory_map(tmp_path):
     random = np.random.default_rng(3)
     np.save(tmp_path / "vectors.npy", unit_rows(random.standard_normal((20_000, 64))))
@@ -98,7 +112,7 @@ def test_no_queries():
 
 def test_k_larger_than_the_corpus_is_a_config_error():
     documents = unit_rows(np.ones((12, 4)))
-    with pytest.raises(ConfigError, match="retrieval.k is 50, but the corpus has 12 chunks") as caught:
+    with pytest.raises(ConfigError, match=r"retrieval.k is 50, but the corpus has 12 chunks") as caught:
         search(documents, documents, k=50)
     assert caught.value.where == "retrieval.k"
     assert search(documents, documents, k=12).rows.shape == (12, 12)

@@ -11,7 +11,9 @@ from radit_job.rag.stats import Interval, interval, intervals, paired_interval
 def test_none_and_one():
     assert interval([], samples=100, seed=1) == Interval(None, None, None, 0)
     assert interval([0.3], samples=100, seed=1) == Interval(0.3, 0.3, 0.3, 1)
-    assert interval([0.7] * 9, samples=100, seed=1) == Interval(pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 9)
+    assert interval([0.7] * 9, samples=100, seed=1) == Interval(
+        pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.7), 9
+    )
 
 
 @pytest.mark.parametrize("draw", ["normal", "exponential"])

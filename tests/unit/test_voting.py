@@ -22,5 +22,7 @@ def test_equal_answers_add_up_and_the_heaviest_speaks():
 def test_mixture_of_probabilities():
     found = mixture_log_probability([math.log(0.2), math.log(0.6)], [0.75, 0.25])
     assert found == pytest.approx(math.log(0.3))
-    assert mixture_log_probability([-2000.0, -2001.0], [0.5, 0.5]) == pytest.approx(-2000 + math.log((1 + math.exp(-1)) / 2))
+    assert mixture_log_probability([-2000.0, -2001.0], [0.5, 0.5]) == pytest.approx(
+        -2000 + math.log((1 + math.exp(-1)) / 2)
+    )
     assert mixture_log_probability([-3.0, -math.inf], [1.0, 0.0]) == -3.0

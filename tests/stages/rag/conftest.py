@@ -1,4 +1,4 @@
-"""A corpus of ten paragraphs with a question each, indexed by the packaged embedder, and a very small language model."""
+"""Ten paragraphs as chunks, their index by the packaged embedder, and a very small language model."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from radit_job.config import slices
 from radit_job.models.loading import model_folder
 from radit_job.records import Chunk, write_rows
 from radit_job.stages import index
+
 
 @pytest.fixture(scope="session")
 def chunks(tmp_path_factory):
@@ -30,7 +31,7 @@ def embeddings(chunks, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_lm(tmp_path_factory):
-    """An `lm` artifact: an untrained Llama of two layers, which reads 300 tokens and has the packaged model's tokenizer."""
+    """An `lm` artifact: an untrained Llama of two layers that reads 300 tokens, with the packaged model's tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder("packaged", "smollm2-135m-instruct"), local_files_only=True)
     torch.manual_seed(0)
     model = LlamaForCausalLM(

@@ -7,16 +7,28 @@ from radit_job.records import Question, write_rows
 
 # (text, question, answer)
 PARAGRAPHS = (
-    ("The heron waits in shallow water and stabs at fish with its bill.", "How does a heron catch fish?", "with its bill"),
+    (
+        "The heron waits in shallow water and stabs at fish with its bill.",
+        "How does a heron catch fish?",
+        "with its bill",
+    ),
     ("Basalt forms when lava cools quickly at the surface.", "What rock does quickly cooling lava form?", "basalt"),
     ("A violin has four strings tuned in fifths: G, D, A and E.", "How many strings does a violin have?", "four"),
     ("The tide turns about every six hours, drawn by the moon.", "What draws the tide?", "the moon"),
     ("Sourdough rises through wild yeast and {bacteria} in the starter.", "What makes sourdough rise?", "wild yeast"),
-    ("The steam engine's governor keeps its speed with two spinning balls.", "What does a governor keep steady?", "speed"),
+    (
+        "The steam engine's governor keeps its speed with two spinning balls.",
+        "What does a governor keep steady?",
+        "speed",
+    ),
     ("Chess masters see patterns of pieces, not single pieces.", "What do chess masters see?", "patterns"),
     ("A camel stores fat in its hump, not water.", "What is in the hump of a camel?", "fat"),
     ("Paper was made from mulberry bark in ancient China.", "What bark was used for paper in China?", "mulberry"),
-    ("The ballot is secret so that no voter can be bought or frightened.", "Why is the ballot secret?", "so nobody is bought"),
+    (
+        "The ballot is secret so that no voter can be bought or frightened.",
+        "Why is the ballot secret?",
+        "so nobody is bought",
+    ),
 )
 
 

@@ -106,7 +106,9 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ask):
     long_answer = question(5, answer="very long " * 100)  # its 200 tokens must fit behind the prompt
     too_long = question(6, question="why " * 400)
     try:
-        counters, rows = ask([long_answer, too_long, question(7)], [question(0)], arms=["base"], train_sample=0, shots=1)
+        counters, rows = ask(
+            [long_answer, too_long, question(7)], [question(0)], arms=["base"], train_sample=0, shots=1
+        )
     finally:
         send_events_to(lambda event: None)
     shortened, failed, whole = rows

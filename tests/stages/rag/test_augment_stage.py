@@ -64,5 +64,5 @@ def test_the_other_formats_hold_the_same(folders, tmp_path, chunks, embeddings):
 
 
 def test_k_larger_than_the_corpus(folders, tmp_path, chunks, embeddings):
-    with pytest.raises(ConfigError, match="retrieval.k is 50, but the corpus has 10 chunks"):
+    with pytest.raises(ConfigError, match=r"retrieval.k is 50, but the corpus has 10 chunks"):
         run(folders, tmp_path, chunks, embeddings, [question(0)], k=50)

@@ -69,7 +69,9 @@ def test_the_tables(folders):
     assert table["base", "train", "mrr"]["mean"] == pytest.approx(1 / 6, abs=1e-6)
     assert ("lm", "val", "mrr") not in table  # one retriever, shown once
     pairs = {(row["arm"], row["against"], row["metric"]): row for row in results["pairs"]}
-    assert set(pairs) == {("lm", "base", name) for name in ("exact_match", "token_f1", "answer_nats_per_token")}
+    assert set(pairs) == {
+        ("lm", "base", name) for name in ("exact_match", "token_f1", "answer_nats_per_token", "answer_words")
+    }
     assert pairs["lm", "base", "token_f1"]["delta"] == 0.5 and pairs["lm", "base", "token_f1"]["n"] == 2
     assert pairs["lm", "base", "answer_nats_per_token"]["delta"] == -1.25
     assert counters["n_predictions"] == 7 and counters["n_scores"] == len(scores)
@@ -105,3 +107,21 @@ def test_metrics_that_need_no_model_import_none(folders):
 def test_nothing_to_evaluate(folders):
     with pytest.raises(InputError, match="no answers"):
         run(folders, [])
+
+
+def test_a_judge_that_cannot_judge_gives_failures_and_no_numbers(folders, monkeypatch):
+    monkeypatch.setattr(evaluate, "JUDGEMENT_TOKENS", 8)
+    answers = ["the fat of the camel", "water", ""]
+    rows = [prediction(number, "base", text) for number, text in enumerate(answers)]
+    rows.append(prediction(3, "base", "", error="too long"))
+    judge = {"provider": "packaged", "name": "smollm2-135m-instruct"}
+    _, _, table, scores = run(folders, rows, models={"judge": judge}, evaluate={"metrics": ["correctness"]})
+    judged = [score for score in scores if score.metric == "correctness"]
+    row = table["base", "val", "correctness"]
+    assert len(judged) == 4 and row["n"] + row["n_failed"] == 4
+    for score in judged:
+        assert (score.value is None) != (score.error is None)
+        assert score.value is None or 1 <= score.value <= 5
+    errors = [score.error for score in judged if score.error]
+    assert errors[0] == "too long" and len(errors) >= 2  # this model opens with prose, not with a score
+    assert all(error == "too long" or error.startswith("no score in the judge's answer: '") for error in errors)

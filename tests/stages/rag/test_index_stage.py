@@ -56,7 +56,7 @@ def test_names_with_odd_characters_keep_their_rows(folders, tmp_path):
     opened = VectorIndex.open(out / "embeddings")
     assert opened.chunk_ids == names
     assert opened.gold_rows([[names[1]], []]) == [[1], []]
-    with pytest.raises(InputError, match="other.txt#00000"):
+    with pytest.raises(InputError, match=r"other\.txt#00000"):
         opened.gold_rows([["other.txt#00000"]])
 
 

@@ -1,0 +1,210 @@
+"""generate from a file, and by the packaged model on a few sentences; split behind it."""
+
+import json
+
+import pytest
+
+from radit_job import observe
+from radit_job.config.slices import GenerateSlice, SplitSlice
+from radit_job.errors import InputError
+from radit_job.records import Chunk, Dropped, Question, read_rows, write_rows
+from radit_job.stages import generate, split
+
+N_DOCUMENTS = 6
+
+
+def chunk(document, number, text):
+    return Chunk(f"{document}#{number:05d}", document, None, 0, len(text), 9, text)
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    rows = [
+        chunk(
+            f"d{document}",
+            number,
+            f"Machine {document}{number} of the plant was built by workshop {number}{document} in the north.",
+        )
+        for document in range(N_DOCUMENTS)
+        for number in range(3)
+    ]
+    write_rows(tmp_path / "chunks" / "chunks.jsonl", rows)
+    return tmp_path / "chunks"
+
+
+def pairs_of(chunks):
+    """Two pairs for each chunk, with the chunk as their reference context."""
+    return [
+        {
+            "question": f"Question {kind} about {row.chunk_id}?",
+            "answer": f"Answer {kind} {row.chunk_id}",
+            "context": row.text,
+        }
+        for row in read_rows(chunks / "chunks.jsonl", Chunk)
+        for kind in ("one", "two")
+    ]
+
+
+def config(**questions):
+    return GenerateSlice(
+        seed=7,
+        questions=questions,
+        question_writer={"name": "smollm2-135m-instruct"},
+        embedder={"name": "all-minilm-l6-v2"},
+    )
+
+
+def run_file(tmp_path, chunks, pairs, **questions):
+    folder = tmp_path / "question_file"
+    folder.mkdir()
+    lines = [pair if isinstance(pair, str) else json.dumps(pair) for pair in pairs]
+    (folder / "questions.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = config(source="file", path="questions.jsonl", **questions)
+    counters = generate.run(settings, chunks=chunks, question_file=folder, out=out, scratch=out)
+    summary = json.loads((out / "questions" / "summary.json").read_text())
+    return counters, list(read_rows(out / "questions" / "questions.jsonl", Question)), summary
+
+
+def test_pairs_from_a_file_get_their_gold_chunks(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    counters, questions, summary = run_file(tmp_path, chunks, pairs)
+    assert counters["n_questions"] == len(questions) == len(pairs)
+    assert all(row.chunk_ids == (row.answer.split()[-1],) and row.source == "file" for row in questions)
+    assert {row.document for row in questions} == {f"d{number}" for number in range(N_DOCUMENTS)}
+    assert (summary["n_without_gold"], summary["dropped"], summary["leaked"]) == (0, {}, [])
+
+
+def test_dropped_pairs_are_counted_and_named(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    counters, _, summary = run_file(
+        tmp_path, chunks, [*pairs, pairs[0], {"question": "Long?", "answer": "word " * 30}], max_answer_words=20
+    )
+    assert summary["dropped"] == {"duplicate": 1, "long_answer": 1}
+    dropped = list(read_rows(tmp_path / "out" / "questions" / "dropped.jsonl", Dropped))
+    assert [row.where for row in dropped] == [f"questions.jsonl:{len(pairs) + 1}", f"questions.jsonl:{len(pairs) + 2}"]
+    assert counters["n_dropped"] == 2
+
+
+def test_a_limit_draws_evenly_from_the_documents(tmp_path, chunks):
+    _, questions, _ = run_file(tmp_path, chunks, pairs_of(chunks), limit=12)
+    documents = [row.document for row in questions]
+    assert {documents.count(document) for document in documents} == {2}
+    assert len(set(documents)) == N_DOCUMENTS
+
+
+def test_a_broken_line_17_fails_with_its_place(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    pairs[16] = '{"question": "x", '
+    with pytest.raises(InputError) as caught:
+        run_file(tmp_path, chunks, pairs)
+    assert caught.value.where == "questions.jsonl:17"
+
+
+def test_an_empty_answer_fails_with_its_place(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    pairs[4]["answer"] = " "
+    with pytest.raises(InputError) as caught:
+        run_file(tmp_path, chunks, pairs)
+    assert caught.value.where == "questions.jsonl:5"
+    assert "answer is empty" in caught.value.what
+
+
+def test_too_few_pairs_fail(tmp_path, chunks):
+    with pytest.raises(InputError, match="only 9 usable pairs"):
+        run_file(tmp_path, chunks, pairs_of(chunks)[:9])
+
+
+def test_leaked_pairs_are_reported(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    rows = list(read_rows(chunks / "chunks.jsonl", Chunk))
+    record = f"{pairs[3]['question']}\n{pairs[3]['answer']}"
+    write_rows(chunks / "chunks.jsonl", [*rows, chunk("faq", 0, record)])
+    messages = []
+    observe.send_events_to(lambda event: messages.append(event.get("message", "")))
+    _, _, summary = run_file(tmp_path, chunks, pairs)
+    observe.send_events_to(lambda event: None)
+    assert summary["leaked"] == ["q00003"]
+    assert any("leakage: 1 of" in message for message in messages)
+
+
+def run_split(tmp_path, questions, by="chunk", train_share=0.7):
+    write_rows(tmp_path / "questions" / "questions.jsonl", questions)
+    out = tmp_path / f"split-{by}"
+    out.mkdir()
+    counters = split.run(
+        SplitSlice(seed=7, split={"by": by, "train_share": train_share}),
+        questions=tmp_path / "questions",
+        out=out,
+        scratch=out,
+    )
+    sides = [list(read_rows(out / side / "questions.jsonl", Question)) for side in ("train_questions", "val_questions")]
+    return counters, *sides
+
+
+def question(number, chunk_ids, document="d"):
+    return Question(f"q{number}", f"Question {number}?", "A", document, chunk_ids, "file")
+
+
+@pytest.mark.parametrize("by", ["chunk", "document"])
+def test_nothing_stands_on_both_sides(tmp_path, by):
+    questions = [
+        question(number, (f"d{number % 7}#{number % 3}", f"d{number % 7}#{number % 3 + 1}"), f"d{number % 7}")
+        for number in range(60)
+    ]
+    counters, train, val = run_split(tmp_path, questions, by)
+
+    def places(rows):
+        return {place for row in rows for place in (row.chunk_ids if by == "chunk" else [row.document])}
+
+    assert not places(train) & places(val)
+    assert len(train) + len(val) == 60
+    assert abs(counters["n_train"] - 42) <= 9 / 2
+    assert json.loads((tmp_path / f"split-{by}" / "train_questions" / "split.json").read_text())["n_val"] == len(val)
+
+
+def test_one_document_cannot_be_split_by_document(tmp_path):
+    with pytest.raises(InputError, match="one document"):
+        run_split(tmp_path, [question(number, (f"d#{number}",)) for number in range(12)], by="document")
+
+
+def test_questions_that_all_hang_together_cannot_be_split(tmp_path):
+    with pytest.raises(InputError, match="hang together"):
+        run_split(tmp_path, [question(number, (f"d#{number}", f"d#{number + 1}")) for number in range(12)])
+
+
+def test_unknown_gold_is_counted(tmp_path):
+    counters, train, val = run_split(tmp_path, [question(number, (), None) for number in range(10)])
+    assert counters["n_unknown_gold"] == 10
+    assert (len(train), len(val)) == (7, 3)
+
+
+WRITTEN_FROM = (
+    "The steam turbine of the power plant is inspected every ninety days by two engineers.",
+    "The library in the old town lends four thousand books to its readers every month.",
+    "Honey bees tell each other where flowers are by dancing inside the dark hive.",
+    "The bridge over the river was built in three years by eight hundred workers.",
+    "Volcanic ash makes the fields around the mountain fertile for many decades.",
+    "The night train to the coast leaves the central station at eleven in the evening.",
+    "Fresh bread loses most of its moisture within two days at room temperature.",
+    "The lighthouse keeper cleaned the large glass lens with vinegar every single morning.",
+)
+
+
+def test_the_packaged_model_writes_questions_that_find_their_sentences(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "MIN_PAIRS", 2)  # eight sentences keep the test short
+    rows = [chunk(f"d{number}", 0, text) for number, text in enumerate(WRITTEN_FROM)]
+    write_rows(tmp_path / "chunks" / "chunks.jsonl", rows)
+    out = tmp_path / "out"
+    out.mkdir()
+    counters = generate.run(config(source="generate", per_chunk=1), chunks=tmp_path / "chunks", out=out, scratch=out)
+    questions = list(read_rows(out / "questions" / "questions.jsonl", Question))
+    texts = {row.chunk_id: row.text for row in rows}
+    assert 2 <= len(questions) == counters["n_questions"]
+    assert len({row.question for row in questions}) == len(questions)
+    for row in questions:
+        assert row.question.endswith("?")
+        assert [texts[chunk_id] for chunk_id in row.chunk_ids] == [row.answer]
+    # Four samples of each sentence: each one was kept, or dropped for a reason that is counted.
+    assert counters["n_llm_calls"] == 4 * len(WRITTEN_FROM) == counters["n_questions"] + counters["n_dropped"]

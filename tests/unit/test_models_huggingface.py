@@ -1,0 +1,121 @@
+"""Batched answers and scores against transformers, one prompt at a time."""
+
+import pytest
+import torch
+
+from radit_job.errors import ConfigError, InputError
+from radit_job.models.base import AnswerScore
+from radit_job.models.huggingface import HuggingFaceLM
+from radit_job.models.loading import open_generator
+from radit_job.records import Message
+
+SYSTEM = Message("system", "You answer questions from the given documents, and only from them.")
+TEXTS = ["Why?", "What is a tokenizer, and why " + "very " * 40 + "often?", "Name three colours.", "Who wrote it? " * 9, "x"]
+ANSWERS = ["Because.", "A tokenizer cuts a text into pieces that a model knows.", "Red, green, blue.", "", "Nobody knows 42."]
+CONVERSATIONS = [[SYSTEM, Message("user", text)] for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_lm_folder):
+    return open_generator("huggingface", str(tiny_lm_folder), dtype="float32", n_threads=1)
+
+
+def greedy_one_at_a_time(lm: HuggingFaceLM, conversation, max_new_tokens: int) -> list[int]:
+    ids = torch.tensor([lm.chat.prompt_ids(conversation)])
+    out = lm.model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(lm.chat.end_ids),
+    )
+    return out[0, ids.shape[1] :].tolist()
+
+
+def score_one_at_a_time(lm: HuggingFaceLM, conversation, answer: str) -> AnswerScore:
+    prompt, target = lm.chat.prompt_ids(conversation), lm.chat.answer_ids(answer)
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([prompt + target])).logits[0].double()
+    nats = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(target)[:, None])
+    return AnswerScore(float(nats.sum()), len(target))
+
+
+def check_against_one_at_a_time(lm: HuggingFaceLM, conversations, answers, batch_size: int, max_new_tokens: int):
+    done = []
+    answered = lm.answer(
+        conversations, answers, max_new_tokens=max_new_tokens, batch_size=batch_size, on_done=done.append
+    )
+    assert sum(done) == len(conversations)
+    scored = lm.score(conversations, answers, batch_size=batch_size)
+    for conversation, answer, got, score in zip(conversations, answers, answered, scored, strict=True):
+        ids = greedy_one_at_a_time(lm, conversation, max_new_tokens)
+        assert got.completion.text == lm.chat.text(ids)
+        assert got.completion.n_completion_tokens == len(ids)
+        assert got.completion.n_prompt_tokens == lm.n_prompt_tokens(conversation)
+        assert got.completion.finish_reason == ("stop" if ids[-1] in lm.chat.end_ids else "length")
+        expected = score_one_at_a_time(lm, conversation, answer)
+        for found in (got.reference, score):
+            assert found.n_tokens == expected.n_tokens
+            assert found.nats_per_token == pytest.approx(expected.nats_per_token, abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_every_batch_shape_equals_one_at_a_time(lm, batch_size):
+    check_against_one_at_a_time(lm, CONVERSATIONS, ANSWERS, batch_size, max_new_tokens=12)
+
+
+def test_prompts_without_a_shared_prefix(lm):
+    conversations = [[Message("system", text)] + conversation[1:] for text, conversation in zip("abcde", CONVERSATIONS)]
+    check_against_one_at_a_time(lm, conversations, ANSWERS, 3, max_new_tokens=6)
+
+
+def test_equal_prompts_keep_a_token_outside_the_shared_prefix(lm):
+    check_against_one_at_a_time(lm, [CONVERSATIONS[1]] * 3, ANSWERS[:3], 2, max_new_tokens=4)
+
+
+def test_the_packaged_model_equals_one_at_a_time():
+    lm = open_generator("packaged", "smollm2-135m-instruct", dtype="float32", n_threads=1)
+    check_against_one_at_a_time(lm, CONVERSATIONS[1:4], ANSWERS[1:4], 3, max_new_tokens=8)
+
+
+def test_rows_that_end_leave_the_batch_and_the_others_go_on(lm):
+    # Make a token that some rows write early an end token: those stop, the rest must not change.
+    free = [greedy_one_at_a_time(lm, conversation, 12) for conversation in CONVERSATIONS]
+    stop = next(ids[2] for ids in free if any(ids[2] not in other for other in free))
+    ends, lm.chat.end_ids = lm.chat.end_ids, frozenset({*lm.chat.end_ids, stop})
+    try:
+        answered = lm.complete(CONVERSATIONS, max_new_tokens=12, batch_size=5)
+        assert {item.finish_reason for item in answered} == {"stop", "length"}
+        check_against_one_at_a_time(lm, CONVERSATIONS, ANSWERS, 5, max_new_tokens=12)
+    finally:
+        lm.chat.end_ids = ends
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(lm):
+    def sample(seed: int, batch_size: int) -> list[str]:
+        done = lm.complete(CONVERSATIONS, max_new_tokens=8, temperature=0.8, seed=seed, batch_size=batch_size)
+        return [item.text for item in done]
+
+    assert sample(1, 2) == sample(1, 5)
+    assert sample(1, 5) != sample(2, 5)
+
+
+def test_a_prompt_that_does_not_fit_names_the_lengths(lm):
+    with pytest.raises(InputError, match="1024"):
+        lm.complete([[Message("user", "word " * 1020)]], max_new_tokens=16)
+
+
+def test_no_prompts(lm):
+    assert lm.complete([], max_new_tokens=4) == []
+    assert lm.score([], []) == []
+
+
+def test_bad_providers_and_folders(tmp_path):
+    with pytest.raises(ConfigError, match="not supported"):
+        open_generator("openai", "gpt")
+    with pytest.raises(InputError, match="no config.json"):
+        open_generator("huggingface", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_generator("huggingface", str(tmp_path))

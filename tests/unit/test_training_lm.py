@@ -1,0 +1,207 @@
+"""Training trains: what shall move moves, what is frozen stays, and a killed run ends as an undisturbed one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from radit_job.errors import InputError
+from radit_job.models.loading import open_generator
+from radit_job.records import Message
+from radit_job.training import lm as lm_module
+from radit_job.training.batches import collate, epoch_batches
+from radit_job.training.examples import GAP, EncodedExample, encode_examples, fit
+from radit_job.training.lm import LMTrainingSettings, learning_rate_at, tune
+from radit_job.training.lowrank import use_merged_products
+
+COLOURS = ["red", "green", "blue", "black", "white", "brown"]
+SETTINGS = LMTrainingSettings(epochs=6, learning_rate=1e-2, batch_size=4, patience=0, lora_rank=4, dtype="float32")
+
+
+def conversation(colour: str, i: int) -> tuple[Message, ...]:
+    question = f"The box {i} is {colour}.\nQuery: What colour is box {i}?"
+    return (Message("system", "Answer."), Message("user", question), Message("assistant", f"It is {colour}."))
+
+
+TRAIN = [conversation(COLOURS[i % 6], i) for i in range(18)]
+DEV = [conversation(COLOURS[i % 6], i) for i in range(18, 24)]
+
+
+def run(folder: Path, at: Path, settings: LMTrainingSettings = SETTINGS, dev=DEV):
+    torch.set_num_threads(1)
+    return tune(folder, TRAIN, dev, settings, out=at / "lm", scratch=at / "scratch", base_name="tiny")
+
+
+def test_lora_moves_the_adapter_only_and_the_held_out_loss_falls(tiny_lm_folder, tmp_path):
+    summary = run(tiny_lm_folder, tmp_path)
+    assert summary.dev_loss_after < 0.7 * summary.dev_loss_before
+    assert summary.best_step == min(summary.evaluations, key=lambda row: row["dev_loss"])["step"]
+    adapter = load_file(tmp_path / "lm/adapter/adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "a B that is still zero never learned"
+    base, merged = load_file(tiny_lm_folder / "model.safetensors"), load_file(tmp_path / "lm/merged/model.safetensors")
+    for name, tensor in base.items():
+        assert torch.equal(tensor, merged[name]) == ("proj" not in name), name
+
+
+def test_the_adapter_on_the_base_is_the_merged_model_and_has_the_loss_that_was_measured(tiny_lm_folder, tmp_path):
+    summary = run(tiny_lm_folder, tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(tiny_lm_folder)
+    adapted = PeftModel.from_pretrained(base, tmp_path / "lm/adapter")
+    assert adapted.peft_config["default"].base_model_name_or_path == "tiny"
+    tuned = open_generator("huggingface", str(tmp_path / "lm/merged"), dtype="float32")
+    ids = torch.tensor([tuned.chat.prompt_ids(DEV[0][:-1])])
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
+    scores = tuned.score([turn[:-1] for turn in DEV], [turn[-1].content for turn in DEV])
+    nats = -sum(score.log_probability_nats for score in scores) / sum(score.n_tokens for score in scores)
+    assert nats == pytest.approx(summary.dev_loss_after, abs=1e-4)
+
+
+def test_full_tuning_moves_every_weight(tiny_lm_folder, tmp_path):
+    settings = LMTrainingSettings(method="full", epochs=4, learning_rate=3e-3, batch_size=4, patience=0, dtype="float32")
+    summary = run(tiny_lm_folder, tmp_path, settings)
+    assert summary.dev_loss_after < 0.7 * summary.dev_loss_before
+    base, tuned = load_file(tiny_lm_folder / "model.safetensors"), load_file(tmp_path / "lm/merged/model.safetensors")
+    assert base.keys() == tuned.keys()
+    assert not any(torch.equal(tensor, tuned[name]) for name, tensor in base.items())
+    assert not (tmp_path / "lm/adapter").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("killed_at", [2, 7])
+def test_a_killed_run_goes_on_and_ends_bit_identical(tiny_lm_folder, tmp_path, monkeypatch, method, killed_at):
+    settings = LMTrainingSettings(
+        method=method, epochs=2, learning_rate=5e-3, batch_size=4, dtype="float32", checkpoint_interval_s=1e-9
+    )
+    run(tiny_lm_folder, tmp_path / "whole", settings)
+    n_calls, plain_step = 0, torch.optim.AdamW.step
+
+    def step_that_dies(self, *arguments):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == killed_at:
+            raise KeyboardInterrupt
+        return plain_step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step_that_dies)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_lm_folder, tmp_path / "killed", settings)
+    n_steps_again = []
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda *a: n_steps_again.append(1) or plain_step(*a))
+        run(tiny_lm_folder, tmp_path / "killed", settings)
+    assert len(n_steps_again) == 10 - (killed_at - 1), "steps behind the checkpoint must not be done again"
+    for file in (tmp_path / "whole/lm").rglob("*.safetensors"):
+        other = load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(tensor, other[name]) for name, tensor in load_file(file).items())
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken(tiny_lm_folder, tmp_path):
+    run(tiny_lm_folder, tmp_path, LMTrainingSettings(epochs=1, batch_size=4, dtype="float32"))
+    summary = run(tiny_lm_folder, tmp_path, LMTrainingSettings(epochs=1, batch_size=6, dtype="float32"))
+    assert [row["step"] for row in summary.steps] == [1, 2, 3]
+
+
+def test_accumulation_equals_one_large_batch(tiny_lm_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(lm_module, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)])
+    once = run(tiny_lm_folder, tmp_path / "a", LMTrainingSettings(epochs=1, batch_size=6, dtype="float32"))
+    parts = run(tiny_lm_folder, tmp_path / "b", LMTrainingSettings(epochs=1, batch_size=2, accumulation_steps=3, dtype="float32"))
+    assert [row["loss"] for row in parts.steps] == [row["loss"] for row in once.steps]
+    assert parts.dev_loss_after == pytest.approx(once.dev_loss_after, abs=1e-5)
+
+
+def test_training_stops_when_the_held_out_loss_rises_and_keeps_the_best(tiny_lm_folder, tmp_path):
+    settings = LMTrainingSettings(epochs=20, learning_rate=0.5, batch_size=4, patience=2, dtype="float32")
+    summary = run(tiny_lm_folder, tmp_path, settings)
+    assert summary.stopped_early and len(summary.steps) < 100
+    after_best = [row for row in summary.evaluations if row["step"] > summary.best_step]
+    assert len(after_best) == 2
+
+
+def test_without_held_out_examples_the_last_weights_are_kept(tiny_lm_folder, tmp_path):
+    summary = run(tiny_lm_folder, tmp_path, LMTrainingSettings(epochs=1, batch_size=4, dtype="float32"), dev=[])
+    assert (summary.best_step, summary.evaluations, summary.dev_loss_after) == (None, [], None)
+    merged = load_file(tmp_path / "lm/merged/model.safetensors")
+    base = load_file(tiny_lm_folder / "model.safetensors")
+    assert any(not torch.equal(tensor, merged[name]) for name, tensor in base.items())
+
+
+def test_merged_products_have_pefts_outputs_and_gradients(tiny_lm_folder):
+    def loss_and_gradients(merged: bool):
+        torch.manual_seed(1)
+        config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_lm_folder), config)
+        adapters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        products = use_merged_products(model) if merged else []
+        assert len(products) == (14 if merged else 0)
+        with torch.no_grad():  # B starts at zero, where half of the gradients are zero too
+            for p in adapters.values():
+                p.normal_(std=0.1)
+        for product in products:
+            product.refresh()
+        ids = torch.arange(24).view(2, 12)
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return loss, {name: p.grad for name, p in adapters.items()}
+
+    (fast_loss, fast), (plain_loss, plain) = loss_and_gradients(True), loss_and_gradients(False)
+    torch.testing.assert_close(fast_loss, plain_loss)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(fast[name], gradient, atol=1e-4, rtol=1e-3)
+
+
+def test_padding_changes_no_loss(tiny_lm_folder):
+    model = AutoModelForCausalLM.from_pretrained(tiny_lm_folder)
+    examples = [EncodedExample(tuple(range(5, 5 + n)), n - 3) for n in (7, 12, 20)]
+
+    def nats(rows) -> float:
+        batch = collate(rows, torch.device("cpu"))
+        with torch.no_grad():
+            logits = model(input_ids=batch.input_ids, logits_to_keep=batch.positions).logits[batch.rows, batch.columns]
+        return float(torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum"))
+
+    assert nats(examples) == pytest.approx(sum(nats([example]) for example in examples), abs=1e-3)
+
+
+def test_each_epoch_takes_every_example_once_in_an_order_of_its_own():
+    examples = [EncodedExample((1,) * (10 + i % 7), 5) for i in range(50)]
+    first, second = (epoch_batches(examples, 4, seed=3, epoch=epoch) for epoch in (0, 1))
+    assert first == epoch_batches(examples, 4, seed=3, epoch=0) != second
+    for batches in (first, second):
+        assert sorted(row for batch in batches for row in batch) == list(range(50))
+    widths = [{len(examples[row].ids) for row in batch} for batch in first]
+    assert sum(len(found) <= 2 for found in widths) > len(widths) / 2, "batches must hold similar lengths"
+
+
+def test_learning_rate_rises_and_falls():
+    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0 and rates[99] < 0.001
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("question_first", [True, False])
+def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, question_first):
+    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    context, question = "".join(f"Fact {i} is true. " for i in range(300)), "Query: What does the LSR loss train?"
+    text = f"{question}\n{context}" if question_first else f"{context}\n{question}"
+    turn = (Message("system", "Answer."), Message("user", text), Message("assistant", "The query encoder."))
+    cut = fit(chat, turn, 400)
+    assert question in cut[1].content and GAP in cut[1].content
+    assert (cut[0], cut[2]) == (turn[0], turn[2])
+    assert cut[1].content.partition(GAP)[0] == text[: len(cut[1].content.partition(GAP)[0])], "characters must survive"
+    encoded = encode_examples(chat, [turn, TRAIN[0]], 400)
+    assert (encoded.n_truncated, encoded.n_dropped) == (1, 0)
+    assert 380 < len(encoded.examples[0].ids) <= 400
+    assert encoded.examples[0].ids[-encoded.examples[0].n_answer_tokens :] == tuple(chat.answer_ids("The query encoder."))
+
+
+def test_an_example_whose_answer_alone_is_too_long_is_dropped_or_an_error(tiny_lm_folder):
+    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    long = (Message("user", "Why? " * 100), Message("assistant", "because " * 300))
+    assert encode_examples(chat, [long, TRAIN[0]], 256).n_dropped == 1
+    with pytest.raises(InputError, match="256 tokens"):
+        encode_examples(chat, [long], 256)
