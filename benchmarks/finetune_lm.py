@@ -3,9 +3,9 @@
     python benchmarks/finetune_lm.py [--steps 20] [--batch-size 4] [--threads 2]
 
 Both train the same LoRA (PEFT, rank 16, all linear layers, float32, AdamW) on the same conversations cut from the
-quickstart's handbook, in batches of similar length, with the loss on the answers only. `peft` is our loop with PEFT's own
-arithmetic in place of `training/lowrank.py`. The order turns from round to round, and the fastest round counts. On a busy
-machine look at the CPU seconds with --threads 1 (ours include loading and saving the model there).
+quickstart's handbook, in batches of similar length, with the loss on the answers only. `peft` is our loop with PEFT's
+own arithmetic in place of `training/lowrank.py`. The order turns from round to round, and the fastest round counts.
+On a busy machine look at the CPU seconds with --threads 1 (ours include loading and saving the model there).
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ def conversations(n: int) -> list[tuple]:
         context = text[start : start + length]
         answer = " ".join(context.split()[40:65])
         user = f"Context information is below.\n{context}\nQuery: What does it say?\nAnswer: "
-        found.append((Message("system", "Answer from the context."), Message("user", user), Message("assistant", answer)))
+        found.append(
+            (Message("system", "Answer from the context."), Message("user", user), Message("assistant", answer))
+        )
     return found
 
 
 def run_ours(rows: list, steps: int, batch_size: int, *, merged: bool) -> tuple[float, float, int]:
-    from radit_job.models.packaged import packaged_folder
+    from radit_job.models.conversion import packaged_folder
     from radit_job.training import lm
 
     if not merged:
@@ -52,7 +54,13 @@ def run_ours(rows: list, steps: int, batch_size: int, *, merged: bool) -> tuple[
     start_cpu_s = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         summary = lm.tune(
-            packaged_folder(MODEL), rows, [], settings, out=Path(folder, "lm"), scratch=Path(folder, "s"), base_name=MODEL
+            packaged_folder(MODEL),
+            rows,
+            [],
+            settings,
+            out=Path(folder, "lm"),
+            scratch=Path(folder, "s"),
+            base_name=MODEL,
         )
     assert len(summary.steps) == steps
     return summary.training_s, time.process_time() - start_cpu_s, sum(int(row["tokens"]) for row in summary.steps)

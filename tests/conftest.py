@@ -16,7 +16,7 @@ def tiny_lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from radit_job.models.packaged import packaged_folder
+    from radit_job.models.conversion import packaged_folder
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

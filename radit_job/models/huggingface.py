@@ -1,7 +1,8 @@
 """Language models of transformers: batched answers, and how likely given answers are, from one prefill of each prompt.
 
-What all prompts begin with (the system message, the few-shot turns) is computed once. Each batch's prompts are then computed
-once, left-padded to the longest, and both the score of the reference answer and the generated answer go on from there.
+What all prompts begin with (the system message, the few-shot turns) is computed once. Each batch's prompts are then
+computed once, left-padded to the longest, and both the score of the reference answer and the generated answer go on
+from there.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class HuggingFaceLM:
         seed: int = 0,
         on_done: OnDone | None = None,
     ) -> list[Answered]:
-        """Generated answers, and the score of each reference after the same prompt, in the order of the conversations."""
+        """Generated answers and the scores of the references after the same prompts, in the order of the conversations."""
         prompts = [self.chat.prompt_ids(conversation) for conversation in conversations]
         targets = None if references is None else [self.chat.answer_ids(text) for text in references]
         self._check_lengths(prompts, [max(max_new_tokens, len(target)) for target in targets or [[]] * len(prompts)])
@@ -263,8 +264,9 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
     """How many tokens all prompts begin with; at least one token of each stays outside."""
     if len(prompts) < 2:
         return 0
-    shared = len(os.path.commonprefix(prompts))
-    shared = min(shared, min(map(len, prompts)) - 1)
+    first, last = min(prompts), max(prompts)  # what the first and the last in order share, all between them share too
+    longest = min(map(len, prompts)) - 1
+    shared = next((i for i in range(longest) if first[i] != last[i]), longest)
     return shared if shared >= MIN_SHARED_PREFIX else 0
 
 

@@ -1,4 +1,7 @@
-"""What exactly a model is: a name for its content, which becomes part of a stage's key. Imports no deep-learning library."""
+"""What exactly a model is: a name for its content, which becomes part of a stage's key.
+
+Imports no deep-learning library, for the controller asks here.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,11 @@ def local_folder(name: str) -> Path | None:
     if folder.exists():
         raise InputError("a model is a folder, but this is a file", where=name)
     if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        raise InputError("there is no such model folder", where=name, todo="give a folder with config.json, or a hub id such as org/name")
+        raise InputError(
+            "there is no such model folder",
+            where=name,
+            todo="give a folder with config.json, or a hub id such as org/name",
+        )
     return None
 
 
@@ -61,7 +68,8 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def hub_commit(name: str, revision: str | None = None) -> str:
-    """The commit behind a hub id: the revision itself, what the local hub cache holds for it, or else what the hub says.
+    """The commit behind a hub id: the revision itself, what the local hub cache holds for it, or else what the hub
+    says.
 
     The cache goes first, so that a model does not change under a run; `hf download` renews it.
     """
@@ -86,7 +94,8 @@ def _ask_hub(name: str, revision: str | None) -> str:
         raise InputError(f"there is no model {name!r}, neither as a folder nor on the hub", todo=todo) from error
     except (OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError) as error:
         raise ServiceError(
-            f"the model {name!r} is no local folder, not in the local hub cache, and the hub cannot be reached", todo=todo
+            f"the model {name!r} is no local folder, not in the local hub cache, and the hub cannot be reached",
+            todo=todo,
         ) from error
 
 

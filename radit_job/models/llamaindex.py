@@ -18,7 +18,8 @@ from radit_job.records import Chunk, Message
 def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -> LLM:
     """The model as LlamaIndex's HuggingFaceLLM: greedy, and every prompt in the model's own chat format.
 
-    HuggingFaceLLM.complete() by itself applies no chat template; here it does, with `system_prompt` as the system's turn.
+    HuggingFaceLLM.complete() by itself applies no chat template; here it does, with `system_prompt` as the system's
+    turn.
     """
     from llama_index.llms.huggingface import HuggingFaceLLM
 
@@ -50,7 +51,7 @@ def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -
 
 
 def as_retriever(chunks: Sequence[Chunk], vectors: Vectors, embedder: Embedder, k: int) -> BaseRetriever:
-    """Exact top-k over the chunks by cosine, best first, ties by chunk id; `vectors` is [chunks, dimension], rows of length 1."""
+    """Exact top-k over the chunks by cosine, best first, ties by chunk id; `vectors` is [chunks, dimension], normalised."""
     return _ChunkRetriever(chunks, vectors, embedder, k)
 
 
@@ -68,7 +69,7 @@ class _ChunkRetriever(BaseRetriever):
 
 
 def _node(chunk: Chunk) -> TextNode:
-    """The chunk as a node whose metadata a reader sees, but the model and the embedder do not: they saw the text alone."""
+    """The chunk as a node; its metadata is for the reader, and the model and the embedder see the text alone."""
     metadata = {"document": chunk.document, "page": chunk.page}
     return TextNode(
         id_=chunk.chunk_id,

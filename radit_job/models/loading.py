@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radit_job.errors import ConfigError, InputError, ServiceError
+from radit_job.models.conversion import packaged_folder
 from radit_job.models.identity import MODEL_FILES, hub_commit, local_folder, model_files
-from radit_job.models.packaged import packaged_folder
 
 if TYPE_CHECKING:
     from radit_job.models.huggingface import HuggingFaceLM
@@ -20,13 +20,15 @@ Tokenize = Callable[[str], list[int]]
 def model_folder(provider: str, name: str, revision: str | None = None) -> Path:
     """The local folder of a model, converted (packaged) or downloaded (hub id) if it must be.
 
-    ConfigError for a provider that has no folder, InputError for a folder that is not a model, ServiceError if the hub is
-    needed and does not answer.
+    ConfigError for a provider that has no folder, InputError for a folder that is not a model, ServiceError if the
+    hub is needed and does not answer.
     """
     if provider == "packaged":
         return packaged_folder(name)
     if provider == "openai":
-        raise ConfigError(f"provider: openai (model {name}) is not supported in this version", todo="use packaged or huggingface")
+        raise ConfigError(
+            f"provider: openai (model {name}) is not supported in this version", todo="use packaged or huggingface"
+        )
     if provider != "huggingface":
         raise ConfigError(f"unknown model provider {provider!r}", todo="use packaged or huggingface")
     folder = local_folder(name) or _hub_snapshot(name, hub_commit(name, revision))
@@ -37,7 +39,7 @@ def model_folder(provider: str, name: str, revision: str | None = None) -> Path:
 def open_generator(
     provider: str, name: str, revision: str | None = None, dtype: str = "auto", n_threads: int | None = None
 ) -> HuggingFaceLM:
-    """A language model that answers and scores. `dtype` is auto, float32 or bfloat16; `n_threads` None leaves torch's choice."""
+    """A language model that answers and scores; `dtype` is auto, float32 or bfloat16, `n_threads` None is torch's choice."""
     from radit_job.models.huggingface import HuggingFaceLM
 
     return HuggingFaceLM.open(model_folder(provider, name, revision), dtype=dtype, n_threads=n_threads)
@@ -56,7 +58,11 @@ def open_tokenizer(provider: str, name: str, revision: str | None = None) -> Tok
 
     file = model_folder(provider, name, revision) / "tokenizer.json"
     if not file.is_file():
-        raise InputError("this model has no fast tokenizer", where=str(file), todo="save it once with AutoTokenizer's save_pretrained")
+        raise InputError(
+            "this model has no fast tokenizer",
+            where=str(file),
+            todo="save it once with AutoTokenizer's save_pretrained",
+        )
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()  # sentence-transformers' files ask for it, and a measure must not be cut
     tokenizer.no_padding()

@@ -1,7 +1,7 @@
 """Which number format pays on this machine: measured, not assumed.
 
-bfloat16 without matrix units is several times slower than float32 (8 times on a Zen 3), and more than three times faster with
-them (AMX, Tensor Cores).
+bfloat16 without matrix units is several times slower than float32 (8 times on a Zen 3), and more than three times
+faster with them (AMX, Tensor Cores).
 """
 
 from __future__ import annotations

@@ -60,7 +60,9 @@ class HuggingFaceEmbedder:
         """See `Embedder`."""
         return self._embed(self.model.encode_query, texts, batch_size, on_done)
 
-    def _embed(self, encode: Callable[..., Any], texts: Sequence[str], batch_size: int, on_done: OnDone | None) -> Vectors:
+    def _embed(
+        self, encode: Callable[..., Any], texts: Sequence[str], batch_size: int, on_done: OnDone | None
+    ) -> Vectors:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths = self._lengths(texts)
         order = sorted(range(len(texts)), key=lambda row: (-lengths[row], row))
@@ -79,12 +81,16 @@ class HuggingFaceEmbedder:
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text with the encoder's special ones; warns the first time that some are too long."""
         limit = self.model.max_seq_length
-        encoded = self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False) if texts else {"input_ids": []}
+        encoded = (
+            self.model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)
+            if texts
+            else {"input_ids": []}
+        )
         lengths = [len(ids) for ids in encoded["input_ids"]]
         n_too_long = sum(length > limit for length in lengths) if limit else 0
         if n_too_long and not self.n_truncated:
             observe.warn(
-                f"the encoder reads {limit} tokens, and {n_too_long} of {len(texts)} texts are longer: their ends do not count",
+                f"{n_too_long} of {len(texts)} texts are longer than the encoder's {limit} tokens: their ends do not count",
                 n_truncated=n_too_long,
                 n_texts=len(texts),
             )

@@ -18,10 +18,11 @@ from radit_job.records import Example, read_rows
 
 
 def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) -> dict[str, float]:
-    """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/merged/`, `lm/adapter/` (LoRA), `lm/training.json`, `lm/README.md`.
+    """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/merged/`, `lm/adapter/` (LoRA), `lm/training.json`,
+    `lm/README.md`.
 
-    A share of the examples' groups is held out to choose the best weights. Returns counters, loss (nats per answer token) and
-    speed. InputError if there is nothing to train on.
+    A share of the examples' groups is held out to choose the best weights. Returns counters, loss (nats per answer
+    token) and speed. InputError if there is nothing to train on.
     """
     from radit_job.training.lm import LMTrainingSettings, tune  # late: it imports torch
     from radit_job.training.model_card import model_card
@@ -30,7 +31,9 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
     rows = list(read_rows(examples / "examples.jsonl", Example))
     train, dev = hold_out(rows, tuning.dev_share, config.seed)
     if not train:
-        raise InputError("there are no training examples", where=str(examples), todo="check the split and the questions")
+        raise InputError(
+            "there are no training examples", where=str(examples), todo="check the split and the questions"
+        )
     observe.log("training examples", n_train=len(train), n_dev=len(dev), n_groups=len({row.group for row in rows}))
     settings = LMTrainingSettings(
         method=tuning.method,

@@ -15,7 +15,7 @@ POOL_BATCHES = 8  # batches are cut from pools of this many, sorted by length: l
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """One forward pass. Rows are padded on the right, where causal attention never looks: no attention mask is needed."""
+    """One forward pass. Rows are padded on the right, where causal attention never looks, so no mask is needed."""
 
     input_ids: torch.Tensor  # [rows, width]
     positions: torch.Tensor  # [kept]: the columns whose logits predict some row's answer token
@@ -25,7 +25,7 @@ class Tensors:
 
 
 def epoch_batches(examples: Sequence[EncodedExample], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """One epoch's batches of row numbers: every example once, similar lengths together, order drawn from seed and epoch."""
+    """One epoch's batches of row numbers: every example once, similar lengths together, in an order drawn anew."""
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(examples)))
     rng.shuffle(order)
@@ -43,7 +43,11 @@ def collate(examples: Sequence[EncodedExample], device: torch.device) -> Tensors
     width = max(len(example.ids) for example in examples)
     padded = [[*example.ids, *[0] * (width - len(example.ids))] for example in examples]
     # The logits at column c predict the token at c + 1.
-    wanted = [(row, column) for row, example in enumerate(examples) for column in range(example.n_prompt_tokens - 1, len(example.ids) - 1)]
+    wanted = [
+        (row, column)
+        for row, example in enumerate(examples)
+        for column in range(example.n_prompt_tokens - 1, len(example.ids) - 1)
+    ]
     kept = sorted({column for _, column in wanted})
     place = {column: index for index, column in enumerate(kept)}
     return Tensors(

@@ -70,12 +70,21 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]) -> dict[str, torch.Tensor]:
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
     """AdamW's moments, by parameter name; empty before the first step."""
-    return {f"adam.{names[p]}.{key}": state[key] for p, state in optimizer.state.items() for key in ADAM_MOMENTS}
+    return {
+        f"adam.{name}.{key}": optimizer.state[parameter][key]
+        for parameter, name in names.items()
+        if parameter in optimizer.state
+        for key in ADAM_MOMENTS
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str], tensors: Tensors) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str], tensors: Tensors
+) -> None:
     """Put the moments back that `optimizer_tensors` gave."""
     for parameter, name in names.items():
         if f"adam.{name}.step" in tensors:

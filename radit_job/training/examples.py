@@ -68,11 +68,13 @@ def encode_examples(chat: ChatFormat, conversations: Sequence[Sequence[Message]]
 def fit(chat: ChatFormat, conversation: Sequence[Message], max_tokens: int) -> tuple[Message, ...] | None:
     """The conversation with the middle of its longest user message cut out until it fits; None if that is impossible.
 
-    The middle goes because a template puts the question before or behind the context: an equal part of either end stays, at
-    least MIN_END_TOKENS of it.
+    The middle goes because a template puts the question before or behind the context: an equal part of either end
+    stays, at least MIN_END_TOKENS of it.
     """
     messages = tuple(conversation)
-    at = max((i for i, message in enumerate(messages) if message.role == "user"), key=lambda i: len(messages[i].content))
+    at = max(
+        (i for i, message in enumerate(messages) if message.role == "user"), key=lambda i: len(messages[i].content)
+    )
     spans = chat.token_spans(messages[at].content)
     n_kept = len(spans)
     cut = messages

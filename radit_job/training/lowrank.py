@@ -1,12 +1,13 @@
 """LoRA's arithmetic for a CPU: PEFT's adapters and format, with fewer passes over memory.
 
-PEFT computes x W^T + s (x A^T) B^T as three products, a scaling and an addition of whole activations, and autograd keeps what each
-needs. Here W' = W + s B A is formed once per optimizer step (the cost of r tokens), so that the forward pass is the one product
-x W'^T, and the backward pass writes its gradients out (with dy for the gradient of the output):
+PEFT computes x W^T + s (x A^T) B^T as three products, a scaling and an addition of whole activations, and autograd keeps
+what each needs. Here W' = W + s B A is formed once per optimizer step (the cost of r tokens), so that the forward pass is
+the one product x W'^T, and the backward pass writes its gradients out (with dy for the gradient of the output):
 
     dx = dy W'      dA = s (dy B)^T x      dB = s dy^T (x A^T)
 
-It is for float32 weights only: in bfloat16, W' would round the adapter away. `benchmarks/finetune_lm.py` measures the gain.
+It is for float32 weights only: in bfloat16, W' would round the adapter away. `benchmarks/finetune_lm.py` measures the
+gain.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class MergedProduct:
         self.refresh()
 
     def refresh(self) -> None:
-        """Form W' anew. (torch's version counters cannot tell when: a fused optimizer does not raise them.)"""
+        """Form W' anew. (torch's version counters do not tell when: a fused optimizer leaves them.)"""
         with torch.no_grad():
             self.merged = torch.addmm(self.linear.weight, self.b, self.a, alpha=self.scaling)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in] to [..., out]."""
+        """The layer's output, [..., out], for x of [..., in]."""
         out: torch.Tensor = _LowRankProduct.apply(x, self.merged, self.a, self.b, self.scaling)
         return out if self.linear.bias is None else out + self.linear.bias
 
@@ -69,13 +70,15 @@ class _LowRankProduct(torch.autograd.Function):
     """x W'^T with the gradients of x, A and B; see the module's formulas. x is [..., in], W' is [out, in]."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, merged: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, merged: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
         ctx.save_for_backward(x, merged, a, b)
         ctx.scaling = scaling
         return x @ merged.t()
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, merged, a, b = ctx.saved_tensors
         rows_x, rows_dy = x.flatten(0, -2), dy.flatten(0, -2)  # [tokens, in], [tokens, out]
         da = ((rows_dy @ b).t() @ rows_x).mul_(ctx.scaling)

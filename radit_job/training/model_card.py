@@ -13,8 +13,8 @@ tags: [ra-dit, retrieval-augmented-generation]
 ---
 # {base_name}, tuned to answer from retrieved passages
 
-Tuned by radit-job: the language model half of RA-DIT ([arXiv 2310.01352](https://arxiv.org/abs/2310.01352)). It was shown
-questions with retrieved passages, and learned the reference answers (loss on the answers only).
+Tuned by radit-job: the language model half of RA-DIT ([arXiv 2310.01352](https://arxiv.org/abs/2310.01352)). It was
+shown questions with retrieved passages, and learned the reference answers (loss on the answers only).
 
 ## What it is made of
 
@@ -36,13 +36,13 @@ questions with retrieved passages, and learned the reference answers (loss on th
 
 {losses}
 
-Loss is the mean negative log-probability of an answer's tokens, in nats. `training.json` holds the whole curve. Whether answers
-became better is not said here, but in the run's report.
+Loss is the mean negative log-probability of an answer's tokens, in nats. `training.json` holds the whole curve.
+Whether answers became better is not said here, but in the run's report.
 
 ## Use
 
-`merged/` opens with `AutoModelForCausalLM.from_pretrained`{adapter}. Ask in the chat format that the tokenizer carries, with the
-same prompt as in training.
+`merged/` opens with `AutoModelForCausalLM.from_pretrained`{adapter}.
+Ask in the chat format that the tokenizer carries, with the same prompt as in training.
 
 ## Licence
 
@@ -65,7 +65,8 @@ def model_card(
     method = f"LoRA, rank {settings['lora_rank']}" if is_lora else "all weights"
     known = f"The base model is under {base_license}." if base_license else "See the base model's licence."
     return CARD.format(
-        **settings | {"method": f"{method}: {summary.n_trainable_parameters:,} parameters trained", "dtype": summary.dtype},
+        **settings
+        | {"method": f"{method}: {summary.n_trainable_parameters:,} parameters trained", "dtype": summary.dtype},
         base_name=base_name,
         base_identity=base_identity,
         license=base_license.lower() if base_license else "other",

@@ -10,8 +10,20 @@ from radit_job.models.loading import open_generator
 from radit_job.records import Message
 
 SYSTEM = Message("system", "You answer questions from the given documents, and only from them.")
-TEXTS = ["Why?", "What is a tokenizer, and why " + "very " * 40 + "often?", "Name three colours.", "Who wrote it? " * 9, "x"]
-ANSWERS = ["Because.", "A tokenizer cuts a text into pieces that a model knows.", "Red, green, blue.", "", "Nobody knows 42."]
+TEXTS = [
+    "Why?",
+    "What is a tokenizer, and why " + "very " * 40 + "often?",
+    "Name three colours.",
+    "Who wrote it? " * 9,
+    "x",
+]
+ANSWERS = [
+    "Because.",
+    "A tokenizer cuts a text into pieces that a model knows.",
+    "Red, green, blue.",
+    "",
+    "Nobody knows 42.",
+]
 CONVERSATIONS = [[SYSTEM, Message("user", text)] for text in TEXTS]
 
 
@@ -65,7 +77,7 @@ def test_every_batch_shape_equals_one_at_a_time(lm, batch_size):
 
 
 def test_prompts_without_a_shared_prefix(lm):
-    conversations = [[Message("system", text)] + conversation[1:] for text, conversation in zip("abcde", CONVERSATIONS)]
+    conversations = [[Message("system", text), *turns[1:]] for text, turns in zip("abcde", CONVERSATIONS, strict=True)]
     check_against_one_at_a_time(lm, conversations, ANSWERS, 3, max_new_tokens=6)
 
 
@@ -113,7 +125,7 @@ def test_no_prompts(lm):
 def test_bad_providers_and_folders(tmp_path):
     with pytest.raises(ConfigError, match="not supported"):
         open_generator("openai", "gpt")
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match="no config\\.json"):
         open_generator("huggingface", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from radit_job.errors import ConfigError, InputError, ServiceError
-from radit_job.models import identity, packaged
+from radit_job.models import conversion, identity, packaged
 from radit_job.models.identity import model_identity
 from radit_job.models.loading import open_embedder, open_tokenizer
 from radit_job.models.precision import choose_dtype
@@ -47,9 +47,12 @@ def test_two_conversions_at_once_leave_one_whole_folder(own_cache, monkeypatch):
         both_inside.wait(timeout=10)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(packaged, "_save_dequantized", save)
+    monkeypatch.setattr(conversion, "_save_dequantized", save)
     found = []
-    threads = [threading.Thread(target=lambda: found.append(packaged.packaged_folder("smollm2-135m-instruct"))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(conversion.packaged_folder("smollm2-135m-instruct")))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -64,9 +67,9 @@ def test_a_failed_conversion_leaves_nothing(own_cache, monkeypatch):
         (folder / "half").write_text("1")
         raise OSError("disk full")
 
-    monkeypatch.setattr(packaged, "_save_dequantized", save)
+    monkeypatch.setattr(conversion, "_save_dequantized", save)
     with pytest.raises(OSError, match="disk full"):
-        packaged.packaged_folder("smollm2-135m-instruct")
+        conversion.packaged_folder("smollm2-135m-instruct")
     assert list(own_cache.iterdir()) == []
 
 
@@ -101,7 +104,7 @@ def test_identity_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda folder: None, "no config.json"),
+        (lambda folder: None, "no config\\.json"),
         (lambda folder: (folder / "config.json").write_text("{}"), "no weights"),
         (
             lambda folder: [(folder / name).write_text("{}") for name in ("config.json", "pytorch_model.bin")],

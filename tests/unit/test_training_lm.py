@@ -40,7 +40,9 @@ def test_lora_moves_the_adapter_only_and_the_held_out_loss_falls(tiny_lm_folder,
     assert summary.dev_loss_after < 0.7 * summary.dev_loss_before
     assert summary.best_step == min(summary.evaluations, key=lambda row: row["dev_loss"])["step"]
     adapter = load_file(tmp_path / "lm/adapter/adapter_model.safetensors")
-    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "a B that is still zero never learned"
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), (
+        "a B that is still zero never learned"
+    )
     base, merged = load_file(tiny_lm_folder / "model.safetensors"), load_file(tmp_path / "lm/merged/model.safetensors")
     for name, tensor in base.items():
         assert torch.equal(tensor, merged[name]) == ("proj" not in name), name
@@ -61,7 +63,9 @@ def test_the_adapter_on_the_base_is_the_merged_model_and_has_the_loss_that_was_m
 
 
 def test_full_tuning_moves_every_weight(tiny_lm_folder, tmp_path):
-    settings = LMTrainingSettings(method="full", epochs=4, learning_rate=3e-3, batch_size=4, patience=0, dtype="float32")
+    settings = LMTrainingSettings(
+        method="full", epochs=4, learning_rate=3e-3, batch_size=4, patience=0, dtype="float32"
+    )
     summary = run(tiny_lm_folder, tmp_path, settings)
     assert summary.dev_loss_after < 0.7 * summary.dev_loss_before
     base, tuned = load_file(tiny_lm_folder / "model.safetensors"), load_file(tmp_path / "lm/merged/model.safetensors")
@@ -107,9 +111,15 @@ def test_a_checkpoint_of_other_settings_is_not_taken(tiny_lm_folder, tmp_path):
 
 
 def test_accumulation_equals_one_large_batch(tiny_lm_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(lm_module, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)])
+    monkeypatch.setattr(
+        lm_module, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)]
+    )
     once = run(tiny_lm_folder, tmp_path / "a", LMTrainingSettings(epochs=1, batch_size=6, dtype="float32"))
-    parts = run(tiny_lm_folder, tmp_path / "b", LMTrainingSettings(epochs=1, batch_size=2, accumulation_steps=3, dtype="float32"))
+    parts = run(
+        tiny_lm_folder,
+        tmp_path / "b",
+        LMTrainingSettings(epochs=1, batch_size=2, accumulation_steps=3, dtype="float32"),
+    )
     assert [row["loss"] for row in parts.steps] == [row["loss"] for row in once.steps]
     assert parts.dev_loss_after == pytest.approx(once.dev_loss_after, abs=1e-5)
 
@@ -196,7 +206,9 @@ def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, q
     encoded = encode_examples(chat, [turn, TRAIN[0]], 400)
     assert (encoded.n_truncated, encoded.n_dropped) == (1, 0)
     assert 380 < len(encoded.examples[0].ids) <= 400
-    assert encoded.examples[0].ids[-encoded.examples[0].n_answer_tokens :] == tuple(chat.answer_ids("The query encoder."))
+    assert encoded.examples[0].ids[-encoded.examples[0].n_answer_tokens :] == tuple(
+        chat.answer_ids("The query encoder.")
+    )
 
 
 def test_an_example_whose_answer_alone_is_too_long_is_dropped_or_an_error(tiny_lm_folder):
