@@ -114,7 +114,7 @@ class HuggingFaceLM:
         seed: int = 0,
         on_done: OnDone | None = None,
     ) -> list[Answered]:
-        """Generated answers and the scores of the references after the same prompts, in the order of the conversations."""
+        """Generated answers, and the references' scores after the same prompts, in the conversations' order."""
         prompts = [self.chat.prompt_ids(conversation) for conversation in conversations]
         targets = None if references is None else [self.chat.answer_ids(text) for text in references]
         self._check_lengths(prompts, [max(max_new_tokens, len(target)) for target in targets or [[]] * len(prompts)])

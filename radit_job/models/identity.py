@@ -15,7 +15,6 @@ from radit_job.errors import ConfigError, InputError, ServiceError
 from radit_job.hashing import digest, digest_file, digest_text
 from radit_job.models.packaged import cache_folder, packaged_files
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the second only to say that it is not taken
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # configuration, weights, tokenizer
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -51,7 +51,7 @@ def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -
 
 
 def as_retriever(chunks: Sequence[Chunk], vectors: Vectors, embedder: Embedder, k: int) -> BaseRetriever:
-    """Exact top-k over the chunks by cosine, best first, ties by chunk id; `vectors` is [chunks, dimension], normalised."""
+    """Exact top-k by cosine, best first, ties by chunk id; `vectors` is [chunks, dimension], normalised."""
     return _ChunkRetriever(chunks, vectors, embedder, k)
 
 

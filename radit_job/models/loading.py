@@ -39,7 +39,7 @@ def model_folder(provider: str, name: str, revision: str | None = None) -> Path:
 def open_generator(
     provider: str, name: str, revision: str | None = None, dtype: str = "auto", n_threads: int | None = None
 ) -> HuggingFaceLM:
-    """A language model that answers and scores; `dtype` is auto, float32 or bfloat16, `n_threads` None is torch's choice."""
+    """A language model that answers and scores; `dtype` is auto, float32 or bfloat16."""
     from radit_job.models.huggingface import HuggingFaceLM
 
     return HuggingFaceLM.open(model_folder(provider, name, revision), dtype=dtype, n_threads=n_threads)

@@ -90,7 +90,7 @@ class HuggingFaceEmbedder:
         n_too_long = sum(length > limit for length in lengths) if limit else 0
         if n_too_long and not self.n_truncated:
             observe.warn(
-                f"{n_too_long} of {len(texts)} texts are longer than the encoder's {limit} tokens: their ends do not count",
+                f"{n_too_long} of {len(texts)} texts exceed the encoder's {limit} tokens: their ends do not count",
                 n_truncated=n_too_long,
                 n_texts=len(texts),
             )

@@ -5,8 +5,8 @@ L = - sum over the answers' tokens of log p_LM(y_t | y_<t, context, question) / 
 
 A plain loop rather than transformers.Trainer: it computes logits at the answers' positions only, pads nothing on a
 CPU, resumes to the bit, and chooses the best of its evaluations, the one before the first step included.
-`benchmarks/finetune_lm.py` runs both: on one Zen 3 core an example of 315 tokens took 2.9 s of CPU and 2.3 GiB here, 4.2 s
-and 4.9 GiB there.
+`benchmarks/finetune_lm.py` runs both: on one Zen 3 core an example of 315 tokens took 2.9 s of CPU here
+and 4.2 s there, with a peak of 2.3 and 4.9 GiB.
 """
 
 from __future__ import annotations
@@ -236,9 +236,8 @@ class _Loop:
         total_nats = 0.0
         for part in self._passes(examples):
             nats = self._nats(part)
-            (
-                nats / n_answer_tokens
-            ).backward()  # each answer token weighs the same, however the step is cut into passes
+            # Each answer token weighs the same, however the step is cut into passes.
+            (nats / n_answer_tokens).backward()
             total_nats += nats.item()
         torch.nn.utils.clip_grad_norm_(self.names, GRADIENT_NORM_LIMIT)
         self.optimizer.step()
@@ -275,7 +274,7 @@ class _Loop:
             product.refresh()
 
     def _passes(self, examples: Sequence[EncodedExample]) -> Iterator[Sequence[EncodedExample]]:
-        """The forward passes of these examples; on a CPU one row each: nothing is padded, and activations stay in cache."""
+        """The forward passes of these examples; on a CPU one row each, for then nothing is padded."""
         rows = 1 if self.device.type == "cpu" else self.settings.batch_size
         for start in range(0, len(examples), rows):
             yield examples[start : start + rows]

@@ -1,8 +1,8 @@
 """LoRA's arithmetic for a CPU: PEFT's adapters and format, with fewer passes over memory.
 
-PEFT computes x W^T + s (x A^T) B^T as three products, a scaling and an addition of whole activations, and autograd keeps
-what each needs. Here W' = W + s B A is formed once per optimizer step (the cost of r tokens), so that the forward pass is
-the one product x W'^T, and the backward pass writes its gradients out (with dy for the gradient of the output):
+PEFT computes x W^T + s (x A^T) B^T as three products, a scaling and an addition of whole activations, and autograd
+keeps what each needs. Here W' = W + s B A is formed once per optimizer step (the cost of r tokens), so that the forward
+pass is the one product x W'^T, and the backward pass writes its gradients out (dy is the gradient of the output):
 
     dx = dy W'      dA = s (dy B)^T x      dB = s dy^T (x A^T)
 
@@ -56,12 +56,12 @@ class MergedProduct:
         self.refresh()
 
     def refresh(self) -> None:
-        """Form W' anew. (torch's version counters do not tell when: a fused optimizer leaves them.)"""
+        """Form W' anew; torch's version counters do not tell when, for a fused optimizer leaves them as they are."""
         with torch.no_grad():
             self.merged = torch.addmm(self.linear.weight, self.b, self.a, alpha=self.scaling)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The layer's output, [..., out], for x of [..., in]."""
+        """The layer's output for x: [..., in] to [..., out], as PEFT's own forward gives it."""
         out: torch.Tensor = _LowRankProduct.apply(x, self.merged, self.a, self.b, self.scaling)
         return out if self.linear.bias is None else out + self.linear.bias
 
