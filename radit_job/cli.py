@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -252,9 +253,12 @@ def gc(
 ) -> None:
     """Delete what no run refers to any more: artifacts of older settings, attempts that were cut off."""
     from radit_job.pipeline.collect import delete, unreferenced
+    from radit_job.pipeline.runs import run_names
 
     opened = _open(store)
-    with opened.hold("gc"):
+    with ExitStack() as locks:
+        for name in run_names(opened):
+            locks.enter_context(opened.hold(f"run-{name}"))  # a running run refers to more than it has saved
         groups = unreferenced(opened)
         n_bytes = sum(info.n_bytes for group in groups.values() for info in group)
         for name, group in groups.items():

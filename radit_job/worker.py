@@ -43,7 +43,9 @@ def run_stage(stage: str, spec_name: str, store_url: str) -> int:
     try:
         store = open_store(store_url)
         spec = _read_spec(store, stage, spec_name)
-        _run_and_commit(store, spec)
+        # Two runs may want the same artifact at once. The second waits, and then finds it committed.
+        with store.hold(f"{spec.stage}-{spec.key}", wait=True):
+            _run_and_commit(store, spec)
     except RaditError as error:
         _print_event({"event": "error", **error.to_json()})
         return error.exit_code

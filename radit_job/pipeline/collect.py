@@ -28,7 +28,9 @@ def unreferenced(store: ObjectStore) -> dict[str, list[ObjectInfo]]:
         if rest != "manifest.json" and attempt != attempts[stage, key]:
             groups[f"{stage}/{key}/{attempt}"].append(info)
     for info in store.list("scratch/"):
-        groups["/".join(info.name.split("/")[:3])].append(info)
+        _, stage, key = info.name.split("/")[:3]
+        if (stage, key) not in kept:  # a checkpoint of an interrupted run is what it goes on from
+            groups[f"scratch/{stage}/{key}"].append(info)
     return dict(groups)
 
 

@@ -7,6 +7,7 @@ replaced by the next one: what is committed is reused, what is not is computed a
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -221,24 +222,23 @@ class Controller:
         """Write results.json and report.html beside the run, as far as their stages have come."""
         results = self._artifacts.get("results")
         if results is not None:
-            measured = json.loads(self._file_of(results, "results.json").read_text(encoding="utf-8"))
+            measured = json.loads(self._read_file(results, "results.json"))
             whole = results_of(self._record, self._store.url, measured)
             self._store.write(
                 run_file(self._record.run, "results.json"), json.dumps(whole, indent=1, ensure_ascii=False).encode()
             )
         report = self._artifacts.get("report")
         if report is not None:
-            self._store.write(
-                run_file(self._record.run, "report.html"), self._file_of(report, "report.html").read_bytes()
-            )
+            self._store.write(run_file(self._record.run, "report.html"), self._read_file(report, "report.html"))
 
-    def _file_of(self, reference: ArtifactRef, name: str) -> Path:
+    def _read_file(self, reference: ArtifactRef, name: str) -> bytes:
         manifest = find(self._store, reference.stage, reference.key)
         if manifest is None:
             raise CorruptArtifact(
                 f"the artifact of {reference.stage} is gone", where=self._store.url, todo="Run again."
             )
-        return fetch(self._store, manifest, reference.artifact, self._store.scratch("results")) / name
+        with tempfile.TemporaryDirectory(prefix="radit-") as folder:
+            return (fetch(self._store, manifest, reference.artifact, Path(folder)) / name).read_bytes()
 
     def _locate_sources(self, *, publish: bool) -> None:
         with observe.progress("reading the documents", unit="sources") as bar:

@@ -102,7 +102,7 @@ class LocalStore:
         shutil.rmtree(self._path(f"scratch/{name}"), ignore_errors=True)
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
+    def hold(self, name: str, *, wait: bool = False) -> Iterator[None]:
         """See ObjectStore; the kernel releases the lock with the process, however it ends."""
         path = self._path(f"locks/{name}")
         with _store_errors(self._root, "write to"):
@@ -110,7 +110,7 @@ class LocalStore:
             file = path.open("a+")
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise TryAgainError(
                     f"another process is working on {name}",

@@ -62,6 +62,6 @@ class ObjectStore(Protocol):
         """Delete a scratch folder."""
         ...
 
-    def hold(self, name: str) -> AbstractContextManager[None]:
-        """Hold a lock that dies with this process; TryAgainError where another process holds it."""
+    def hold(self, name: str, *, wait: bool = False) -> AbstractContextManager[None]:
+        """Hold a lock that dies with this process; where another one holds it: wait for it, or raise TryAgainError."""
         ...
