@@ -30,8 +30,8 @@ check: $(DEV) ## style, types, and the floors of the house
 handbook: $(READY) ## render the quickstart's document again
 	$(BIN)/python examples/quickstart/render.py
 
-clean: ## remove the environment and the quickstart's store
-	rm -rf $(VENV) .radit build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+clean: ## remove the environment and caches; runs and artifacts in .radit stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "radit-job needs Python 3.11 or newer; say make PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -26,9 +26,9 @@ VARIANTS = ("ours", "peft", "trainer")
 MODEL = "smollm2-135m-instruct"
 
 
-def conversations(n: int) -> list[tuple]:
+def examples(n: int) -> list:
     """Conversations of 250 to 400 tokens: a stretch of the handbook, and one of its sentences as the answer."""
-    from radit_job.records import Message
+    from radit_job.records import Example, Message
 
     rng = random.Random(7)
     text = HANDBOOK.read_text(encoding="utf-8")
@@ -37,20 +37,24 @@ def conversations(n: int) -> list[tuple]:
         start, length = rng.randrange(len(text) - 1600), rng.randrange(800, 1400)
         context = text[start : start + length]
         answer = " ".join(context.split()[40:65])
-        user = f"Context information is below.\n{context}\nQuery: What does it say?\nAnswer: "
-        found.append(
-            (Message("system", "Answer from the context."), Message("user", user), Message("assistant", answer))
+        question = "What does it say?"
+        messages = (
+            Message("system", "Answer from the context."),
+            Message("user", f"Context information is below.\n{context}\nQuery: {question}\nAnswer: "),
+            Message("assistant", answer),
         )
+        found.append(Example(f"q{len(found)}", question, "handbook", (), (), None, messages))
     return found
 
 
 def run_ours(rows: list, steps: int, batch_size: int, *, merged: bool) -> tuple[float, float, int]:
     from radit_job.models.conversion import packaged_folder
     from radit_job.training import lm
+    from radit_job.training.settings import LMTrainingSettings
 
     if not merged:
         lm.use_merged_products = lambda model: []
-    settings = lm.LMTrainingSettings(epochs=1, batch_size=batch_size, dtype="float32", checkpoint_interval_s=1e9)
+    settings = LMTrainingSettings(epochs=1, batch_size=batch_size, dtype="float32", checkpoint_interval_s=1e9)
     start_cpu_s = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         summary = lm.tune(
@@ -63,7 +67,7 @@ def run_ours(rows: list, steps: int, batch_size: int, *, merged: bool) -> tuple[
             base_name=MODEL,
         )
     assert len(summary.steps) == steps
-    return summary.training_s, time.process_time() - start_cpu_s, sum(int(row["tokens"]) for row in summary.steps)
+    return summary.training_s, time.process_time() - start_cpu_s, summary.n_tokens
 
 
 def run_trainer(rows: list, steps: int, batch_size: int) -> tuple[float, float, int]:
@@ -77,10 +81,10 @@ def run_trainer(rows: list, steps: int, batch_size: int) -> tuple[float, float, 
     opened = open_generator("packaged", MODEL, dtype="float32")
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(opened.model, config)
-    examples = encode_examples(opened.chat, rows, 1024).examples
+    encoded = encode_examples(opened.chat, rows, 1024).examples
     data = [
         {"input_ids": list(e.ids), "labels": [-100] * e.n_prompt_tokens + list(e.ids[e.n_prompt_tokens :])}
-        for e in examples
+        for e in encoded
     ]
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -98,11 +102,11 @@ def run_trainer(rows: list, steps: int, batch_size: int) -> tuple[float, float, 
         trainer = Trainer(model, arguments, train_dataset=data, data_collator=DataCollatorForSeq2Seq(opened.tokenizer))
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
         trainer.train()
-        return time.perf_counter() - start_s, time.process_time() - start_cpu_s, sum(len(e.ids) for e in examples)
+        return time.perf_counter() - start_s, time.process_time() - start_cpu_s, sum(len(e.ids) for e in encoded)
 
 
 def measure(variant: str, steps: int, batch_size: int) -> None:
-    rows = conversations(steps * batch_size)
+    rows = examples(steps * batch_size)
     if variant == "trainer":
         seconds, cpu_s, tokens = run_trainer(rows, steps, batch_size)
     else:

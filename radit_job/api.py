@@ -8,19 +8,22 @@ run.query_engine("lm").query("What does LSR train?")
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from radit_job.config.loading import load_config
 from radit_job.config.schema import Config, Model
 from radit_job.errors import ConfigError, CorruptArtifact
-from radit_job.models.llamaindex import as_llm, as_retriever
+from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
 from radit_job.models.loading import open_embedder, open_generator
 from radit_job.pipeline.graph import producer_of
 from radit_job.pipeline.runs import load_results, require_run, run_file
+from radit_job.rag.prompts import Prompts
+from radit_job.rag.retrieval import search
+from radit_job.rag.vector_index import VectorIndex
+from radit_job.rag.voting import retrieval_weights, vote
 from radit_job.records import Chunk, read_rows
 from radit_job.store import open_store
 from radit_job.store.artifacts import fetch, find
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from llama_index.core.retrievers import BaseRetriever
 
-ARMS = ("closed_book", "base", "lm")
+    from radit_job.models.base import Conversation
+    from radit_job.models.huggingface import HuggingFaceLM
+    from radit_job.rag.retrieval import Rows, Similarities, Vectors
+
+ASKABLE_ARMS = ("closed_book", "base", "lm")
 
 
 class Run:
@@ -75,44 +82,62 @@ class Run:
         return fetch(self._store, manifest, name, folder)
 
     def retriever(self, arm: str = "lm") -> BaseRetriever:
-        """The arm's retriever over the run's chunks, with the run's k."""
-        _check_arm(arm)
+        """The arm's retriever over the run's chunks, with the run's k; it ranks as the pipeline does."""
+        self._check_arm(arm)
+        if arm == "closed_book":
+            raise ConfigError("closed_book reads no documents, so it has no retriever")
         chunks = list(read_rows(self.artifact("chunks") / "chunks.jsonl", Chunk))
-        vectors = np.load(self.artifact("embeddings") / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        return as_retriever(chunks, vectors, self._embedder, self.config.retrieval.k)
+        index = VectorIndex.open(self.artifact("embeddings"))
+
+        def nearest(query: Vectors) -> tuple[Rows, Similarities]:
+            found = search(index.vectors, query, k=self.config.retrieval.k)
+            return found.rows[0], found.similarities[0]
+
+        return as_retriever(chunks, self._embedder, nearest)
 
     def llm(self, arm: str = "lm") -> LLM:
         """The arm's language model, with its chat template and the run's system prompt."""
-        _check_arm(arm)
-        model = self.config.models.lm
-        if arm == "lm":
-            model = Model(provider="huggingface", name=str(self.artifact("lm") / "merged"), dtype=model.dtype)
-        generator = open_generator(model.provider, model.name, model.revision, model.dtype)
         return as_llm(
-            generator,
+            self._generator(arm),
             max_new_tokens=self.config.answer.max_new_tokens,
             system_prompt=self.config.retrieval.system_prompt,
         )
 
     def query_engine(self, arm: str = "lm") -> BaseQueryEngine:
-        """Retriever, prompt and model of an arm together: `.query("...")` gives a Response with its source nodes."""
-        from llama_index.core import PromptTemplate
-        from llama_index.core.query_engine import RetrieverQueryEngine
-        from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
-
-        retrieval = self.config.retrieval
-        if arm == "closed_book":
-            raise ConfigError(
-                "closed_book reads no documents, so it has no query engine",
-                todo="Use open_run(...).llm('closed_book').",
-            )
-        template = retrieval.template.replace("{context}", "{context_str}").replace("{question}", "{query_str}")
-        synthesizer = get_response_synthesizer(
-            llm=self.llm(arm),
-            text_qa_template=PromptTemplate(template),
-            response_mode=ResponseMode.SIMPLE_SUMMARIZE,  # all chunks in one prompt, one call
+        """The arm as a whole: `.query("...")` asks as the pipeline does; a Response with its source nodes."""
+        generator = self._generator(arm)
+        asking = Asking(
+            conversations=self._conversations(arm),
+            choose=lambda answers, similarities: vote(answers, retrieval_weights(similarities)),
+            max_new_tokens=self.config.answer.max_new_tokens,
+            temperature=self.config.answer.temperature,
+            seed=self.config.seed,
         )
-        return RetrieverQueryEngine(self.retriever(arm), synthesizer)
+        return as_query_engine(generator, None if arm == "closed_book" else self.retriever(arm), asking)
+
+    def _conversations(self, arm: str) -> Callable[[str, Sequence[str]], list[Conversation]]:
+        """How a question and the texts of its chunks become prompts, as in the stage `answer`."""
+        retrieval = self.config.retrieval
+        prompts = Prompts(retrieval.system_prompt, retrieval.template, retrieval.closed_book_template)
+        if arm == "closed_book":
+            return lambda question, texts: [prompts.closed_book(question)]
+        if retrieval.context == "separate":
+            return lambda question, texts: [prompts.with_context(question, [text]) for text in texts or [""]]
+        return lambda question, texts: [prompts.with_context(question, texts)]
+
+    def _generator(self, arm: str) -> HuggingFaceLM:
+        self._check_arm(arm)
+        model = self.config.models.lm
+        if arm == "lm":
+            model = Model(provider="huggingface", name=str(self.artifact("lm") / "merged"), dtype=model.dtype)
+        return open_generator(model.provider, model.name, model.revision, model.dtype)
+
+    def _check_arm(self, arm: str) -> None:
+        arms = [name for name in self.config.evaluate.arms if name in ASKABLE_ARMS]
+        if arm == "few_shot":
+            raise ConfigError("few_shot cannot be asked: it is there to compare with", todo=_choices(arms))
+        if arm not in arms:
+            raise ConfigError(f"run {self._record.run!r} has no arm {arm!r}", todo=_choices(arms))
 
     @cached_property
     def _embedder(self) -> Any:
@@ -125,6 +150,5 @@ def open_run(store: str, run: str) -> Run:
     return Run(store, run)
 
 
-def _check_arm(arm: str) -> None:
-    if arm not in ARMS:
-        raise ConfigError(f"there is no arm {arm!r} to open", todo=f"The arms are: {', '.join(ARMS)}.")
+def _choices(arms: Sequence[str]) -> str:
+    return f"The run's arms that can be asked are: {', '.join(arms) or 'none'}."

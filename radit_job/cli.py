@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,6 @@ from radit_job.errors import ConfigError, Interrupted, RaditError, Terminated
 
 if TYPE_CHECKING:
     from radit_job.config.loading import LoadedConfig
-    from radit_job.pipeline.runs import RunRecord
     from radit_job.store import ObjectStore
 
 DEFAULT_STORE = ".radit"
@@ -36,8 +35,28 @@ app = typer.Typer(
   radit plan examples/quickstart.yaml       what would run, and why
   radit results quickstart                  the table
   radit ask quickstart "What is LSR?"       ask the tuned model
+\b
+Errors are one short message; with --debug, which any command takes, a traceback stands before it.
 """,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"radit-job {metadata.version('radit-job')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="The configuration file (YAML); `radit config` prints all it may hold.")
@@ -73,9 +92,9 @@ def run(
       radit run my.yaml --set retrieval.k=5 --name k5
       radit run my.yaml --until split
     """
+    from radit_job.console import place, print_end
     from radit_job.executors.local import LocalExecutor
     from radit_job.observe.terminal import show_events
-    from radit_job.pipeline.runs import run_file
 
     if executor != "local":
         raise ConfigError(f"there is no executor {executor!r}", where="--executor", todo="This version has: local.")
@@ -83,9 +102,9 @@ def run(
     run_name = loaded.config.name
     started_s = time.monotonic()
     with opened.hold(f"run-{run_name}"), show_events():
-        log_folder = Path(opened.url, run_file(run_name, "logs"))
-        record = _controller(loaded, opened, until, force).run(LocalExecutor(opened, log_folder))
-    _print_end(opened, record, time.monotonic() - started_s)
+        local = LocalExecutor(opened, place(opened, run_name, "logs"))
+        record = _controller(loaded, opened, until, force).run(local)
+    print_end(opened, record, time.monotonic() - started_s)
 
 
 @app.command()
@@ -98,26 +117,27 @@ def plan(
     name: NameOption = None,
 ) -> None:
     """Say for each stage whether it would run or is cached, and why; change nothing."""
-    from radit_job.pipeline.runs import require_run  # noqa: F401 - the plan reads the run's last record
+    from radit_job.console import print_wrapped
 
     loaded, opened = _load(config, store, overrides, name)
     for decision in _controller(loaded, opened, until, force).plan():
-        _print_wrapped(f"{decision.stage:<12} {decision.action:<8} ", decision.why)
+        print_wrapped(f"{decision.stage:<12} {decision.action:<8} ", decision.why)
 
 
 @app.command()
 def check(config: ConfigArgument, store: StoreOption = None, overrides: SetOption = None) -> None:
     """Check everything that can be known before spending time: settings, files, models, store, memory."""
+    from radit_job.console import print_wrapped
     from radit_job.pipeline.check import findings
 
     loaded, opened = _load(config, store, overrides, None)
     errors: list[RaditError] = []
     for finding in findings(loaded, opened):
-        _print_wrapped(f"{finding.verdict:<5} {finding.subject:<12} ", finding.says)
+        print_wrapped(f"{finding.verdict:<5} {finding.subject:<12} ", finding.says)
         if finding.error is not None:
             errors.append(finding.error)
     if errors:
-        raise errors[0]
+        raise type(errors[0])(f"{len(errors)} of these checks failed")
 
 
 @app.command("config")
@@ -147,18 +167,21 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Go on until the run ends.")] = False,
 ) -> None:
     """Show a run's stages, or all runs."""
-    from radit_job.pipeline.runs import require_run, run_names
+    from radit_job.console import print_status
+    from radit_job.pipeline.runs import is_cut_off, require_run, run_names
 
     opened = _open(store)
     if run is None:
         for name in run_names(opened):
             record = require_run(opened, name)
-            typer.echo(f"{name:<40} {record.status:<12} {record.started_at}")
+            state = "cut off" if is_cut_off(opened, record) else record.status
+            typer.echo(f"{name:<40} {state:<12} {record.started_at}")
         return
     while True:
         record = require_run(opened, run)
-        _print_status(opened, record)
-        if not watch or record.status != "running":
+        cut_off = is_cut_off(opened, record)
+        print_status(opened, record, cut_off=cut_off)
+        if not watch or cut_off or record.status != "running":
             return
         time.sleep(WATCH_INTERVAL_S)
 
@@ -171,19 +194,22 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage ends.")] = False,
 ) -> None:
     """Print what a stage printed."""
+    from radit_job.console import print_event
     from radit_job.pipeline.graph import check_stage
-    from radit_job.pipeline.runs import log_events, require_run
+    from radit_job.pipeline.runs import is_cut_off, log_events, require_run
 
     opened = _open(store)
     check_stage(stage)
     printed = 0
     while True:
         record = require_run(opened, run)
+        has_ended = record.stages[stage].status not in ("running", "waiting") or record.status != "running"
         events = list(log_events(opened, run, stage))
         for event in events[printed:]:
-            _print_event(event)
+            if event.get("event") != "progress":  # what `radit status` is for
+                print_event(event)
         printed = len(events)
-        if not follow or record.stages[stage].status not in ("running", "waiting") or record.status != "running":
+        if not follow or has_ended or is_cut_off(opened, record):
             break
         time.sleep(WATCH_INTERVAL_S)
     if not printed:
@@ -197,10 +223,13 @@ def results(
     form: Annotated[str, typer.Option("--format", help="table, json or csv.")] = "table",
 ) -> None:
     """Print one run's results, or several side by side."""
+    from radit_job.console import print_results, warn_if_older
     from radit_job.pipeline.runs import load_results
 
     opened = _open(store)
-    _print_results([load_results(opened, name) for name in runs], form)
+    print_results([load_results(opened, name) for name in runs], form)
+    for name in runs:
+        warn_if_older(opened, name)
 
 
 @app.command()
@@ -210,6 +239,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the page to this file.")] = None,
 ) -> None:
     """Say where the run's page is, or copy it."""
+    from radit_job.console import place, warn_if_older
     from radit_job.pipeline.runs import require_run, run_file
 
     opened = _open(store)
@@ -217,8 +247,9 @@ def report(
     if page is None:
         record = require_run(opened, run)
         raise ConfigError(f"run {run!r} has no report yet: it is {record.status}", todo=f"See `radit status {run}`.")
+    warn_if_older(opened, run)
     if output is None:
-        typer.echo(Path(opened.url, run_file(run, "report.html")))
+        typer.echo(place(opened, run, "report.html"))
         return
     try:
         output.write_bytes(page)
@@ -251,14 +282,17 @@ def gc(
     store: RunStoreOption = DEFAULT_STORE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete what no run refers to any more: artifacts of older settings, attempts that were cut off."""
+    """Delete what no run refers to any more: artifacts of older settings, attempts that were cut off.
+
+    A run refers to its artifacts as long as its folder runs/RUN is in the store; delete that to let go of one.
+    """
     from radit_job.pipeline.collect import delete, unreferenced
     from radit_job.pipeline.runs import run_names
 
     opened = _open(store)
     with ExitStack() as locks:
         for name in run_names(opened):
-            locks.enter_context(opened.hold(f"run-{name}"))  # a running run refers to more than it has saved
+            locks.enter_context(opened.hold(f"run-{name}"))  # it refers to more than it has saved
         groups = unreferenced(opened)
         n_bytes = sum(info.n_bytes for group in groups.values() for info in group)
         for name, group in groups.items():
@@ -266,6 +300,8 @@ def gc(
         if not groups:
             typer.echo("Nothing to delete.")
             return
+        if not yes and not sys.stdin.isatty():
+            raise ConfigError("there is no terminal to ask on", todo="Say --yes to delete these.")
         if not yes and not typer.confirm(f"Delete these {len(groups)}, {n_bytes / GIB:.2f} GiB in all?"):
             return
         delete(opened, groups.values())
@@ -302,104 +338,36 @@ def _controller(loaded: LoadedConfig, store: ObjectStore, until: str | None, for
     )
 
 
-def _print_end(store: ObjectStore, record: RunRecord, seconds: float) -> None:
-    from radit_job.pipeline.runs import run_file
-
-    page = run_file(record.run, "report.html")
-    if store.read(run_file(record.run, "results.json")) is not None and record.stages["evaluate"].status in (
-        "done",
-        "cached",
-    ):
-        from radit_job.pipeline.runs import load_results
-
-        _print_results([load_results(store, record.run)], "table")
-    n_cached = sum(item.status == "cached" for item in record.stages.values())
-    n_ran = sum(item.status == "done" for item in record.stages.values())
-    typer.echo(f"{record.run}: {n_ran} stages ran, {n_cached} cached, {seconds:.1f} s")
-    if record.stages["report"].status in ("done", "cached"):
-        typer.echo(f"report: {Path(store.url, page)}")
-
-
-def _print_results(found: list[dict[str, Any]], form: str) -> None:
-    from rich.console import Console
-
-    from radit_job.report.terminal import results_csv, results_table, runs_table
-
-    if form == "json":
-        typer.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1, ensure_ascii=False))
-    elif form == "csv":
-        typer.echo(results_csv(*found), nl=False)
-    elif form == "table":
-        Console().print(results_table(found[0]) if len(found) == 1 else runs_table(found))
-    else:
-        raise ConfigError(f"unknown format {form!r}", where="--format", todo="Choose table, json or csv.")
-
-
-def _print_status(store: ObjectStore, record: RunRecord) -> None:
-    from radit_job.pipeline.runs import log_events
-
-    typer.echo(f"{record.run}: {record.status}, started {record.started_at}")
-    for item in record.stages.values():
-        says = item.why
-        if item.status == "running":
-            progress = [
-                event for event in log_events(store, record.run, item.stage) if event.get("event") == "progress"
-            ]
-            if progress:
-                last = progress[-1]
-                says = f"{last['label']} {last['done']}/{last['total'] or '?'} {last['unit']}"
-        seconds = f"{item.seconds:8.1f} s" if item.seconds is not None and item.status != "running" else " " * 10
-        _print_wrapped(f"  {item.stage:<12} {item.status:<8} {seconds}  ", says)
-
-
-def _print_event(event: dict[str, Any]) -> None:
-    from radit_job.observe.terminal import fields_of
-
-    if event["event"] == "output":
-        typer.echo(event["text"])
-        return
-    clock = time.strftime("%H:%M:%S", time.localtime(event.get("time_s", 0)))
-    says = event.get("message") or event.get("what") or event["event"]
-    typer.echo(f"{clock} {event.get('level', event['event']):<8} {says} {fields_of(event)}".rstrip())
-    if "traceback" in event:
-        typer.echo(event["traceback"])
-
-
-def _print_wrapped(start: str, text: str) -> None:
-    import shutil
-    import textwrap
-
-    width = max(60, min(shutil.get_terminal_size().columns, 120))
-    lines = [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width - len(start)) or [""]]
-    typer.echo("\n".join((start if i == 0 else " " * len(start)) + line for i, line in enumerate(lines)).rstrip())
-
-
 def main() -> None:
     """The entry point: runs a command, prints its error, exits with its code."""
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(args=arguments, standalone_mode=False) or 0
-    except RaditError as error:
-        if debug:
-            raise
-        typer.echo(f"radit: {error}", err=True)
-        code = error.exit_code
+        code = app(args=arguments or ["--help"], standalone_mode=False) or 0
+    except Exception as error:
+        code = _explain(error, debug=debug)
     except KeyboardInterrupt:
         typer.echo("radit: stopped", err=True)
         code = Interrupted.exit_code
-    except (typer.Abort, EOFError):
-        code = Interrupted.exit_code
-    except BrokenPipeError:
-        code = 0  # the reader has seen enough: `radit logs … | head`
-    except Exception as error:
-        show = getattr(error, "format_message", None)  # the command line parser's own errors
-        if debug or show is None:
-            raise
-        typer.echo(f"radit: {show()}\n  See `radit --help`.", err=True)
-        code = ConfigError.exit_code
     raise SystemExit(code)
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    """One short message on standard error; returns the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, RaditError):
+        typer.echo(f"radit: {error}", err=True)
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return Interrupted.exit_code
+    says = getattr(error, "format_message", None)  # the command line parser's own errors have it
+    if says is not None:
+        typer.echo(f"radit: {says()}\n  See `radit --help`.", err=True)
+        return ConfigError.exit_code
+    typer.echo(f"radit: a fault in radit itself: {type(error).__name__}: {error}\n  --debug shows where.", err=True)
+    return RaditError.exit_code
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -29,7 +29,7 @@ class ArtifactRef:
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """Everything that one stage's process needs to know; stored as JSON beside the artifact that it will write."""
+    """Everything that one stage's process needs to know; the store keeps it as JSON with the run."""
 
     run: str
     stage: str
@@ -39,6 +39,7 @@ class JobSpec:
     inputs: tuple[ArtifactRef, ...]
     lineage: tuple[tuple[str, str], ...] = ()  # (stage, key) of every stage behind this one; empty unless it wants it
     resources: Resources = field(default_factory=lambda: Resources(1.0))
+    replace: bool = False  # take the place of what is committed under the key: it is damaged, or the user forces it
     format: int = SPEC_FORMAT
 
     def to_json(self) -> dict[str, Any]:
@@ -59,10 +60,8 @@ class JobSpec:
 
 
 class JobState(StrEnum):
-    """Where a stage's process is."""
+    """How a stage's process ended."""
 
-    PENDING = "pending"
-    RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 

@@ -74,7 +74,8 @@ class Example:
     """`examples/examples.jsonl`: one training conversation; the loss is taken on the assistant's message only."""
 
     question_id: str
-    group: str  # the question's first gold chunk (or its id): examples of one group are held out together
+    question: str  # as it stands in the user's message
+    group: str  # one name for all questions that hang together by their gold chunks: they are held out together
     chunk_ids: tuple[str, ...]  # the chunks in the context, in the order in which they stand there
     scores: tuple[float, ...]  # their cosine similarity with the question
     gold_in_context: bool | None  # None where the gold chunk is unknown

@@ -5,6 +5,7 @@ The controller trusts the exit code and the manifest; the JSON lines on standard
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -22,12 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.config.slices import Slice
 from radit_job.errors import CorruptArtifact, RaditError, StageFailed
 from radit_job.jobs import JobSpec
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.store import ObjectStore, open_store
-from radit_job.store.artifacts import Manifest, find, publish, read_result, withdraw
+from radit_job.store.artifacts import Manifest, find, publish, read_result
 from radit_job.store.artifacts import fetch as fetch_artifact
 from radit_job.store.local import store_error
 
@@ -49,19 +49,19 @@ def run_stage(stage: str, spec_name: str, store_url: str) -> int:
     except RaditError as error:
         _print_event({"event": "error", **error.to_json()})
         return error.exit_code
-    except OSError as error:
-        if error.errno is None:
-            raise
-        as_store_error = store_error(error, store_url, "use")
-        _print_event({"event": "error", **as_store_error.to_json(), "traceback": traceback.format_exc()})
-        return as_store_error.exit_code
     except Exception as error:  # the process's outermost frame: whatever it was, the controller must be able to name it
-        failure = StageFailed(
-            f"{type(error).__name__}: {error}", where=stage, todo=f"The traceback: radit logs RUN {stage}"
-        )
+        failure = _failure(error, stage, store_url)
         _print_event({"event": "error", **failure.to_json(), "traceback": traceback.format_exc()})
         return failure.exit_code
     return 0
+
+
+def _failure(error: Exception, stage: str, store_url: str) -> RaditError:
+    """A full disk is the store's trouble, for stages write there; all else is the stage's own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return store_error(error, store_url, "write to")
+    todo = f"The traceback: radit logs RUN {stage}"
+    return StageFailed(f"{type(error).__name__}: {error}", where=stage, todo=todo)
 
 
 def _read_spec(store: ObjectStore, stage: str, spec_name: str) -> JobSpec:
@@ -76,7 +76,7 @@ def _read_spec(store: ObjectStore, stage: str, spec_name: str) -> JobSpec:
 
 def _run_and_commit(store: ObjectStore, spec: JobSpec) -> None:
     row = next(row for row in CATALOG if row.name == spec.stage)
-    if find(store, spec.stage, spec.key):
+    if not spec.replace and find(store, spec.stage, spec.key):
         observe.log("already committed; nothing to do", key=spec.key)
         return
     started_s = time.time()
@@ -88,7 +88,7 @@ def _run_and_commit(store: ObjectStore, spec: JobSpec) -> None:
             counters = _call(row, store, spec, Path(fetched), out, scratch)
         _check_written(row, out)
         result = _result(spec, counters, started_s)
-        manifest, won = publish(store, spec.stage, spec.key, out, row.writes, result)
+        manifest, won = publish(store, spec.stage, spec.key, out, row.writes, result, replace=spec.replace)
         observe.log("committed" if won else "another attempt was first; its artifact stands", attempt=manifest.attempt)
     finally:
         shutil.rmtree(out, ignore_errors=True)
@@ -104,22 +104,14 @@ def _call(
     if row.wants_lineage:
         arguments["lineage"] = [_lineage_entry(store, stage, key) for stage, key in spec.lineage]
     stage: StageFunction = importlib.import_module(f"radit_job.stages.{row.name}").run
-    return stage(row.sees.model_validate(_plain(row.sees, spec.config)), **arguments)
-
-
-def _plain(sees: type[Slice], config: dict[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in sees.model_fields if name in config}
+    return stage(row.sees.model_validate(spec.config), **arguments)
 
 
 def _fetch(store: ObjectStore, stage: str, key: str, artifact: str, fetched: Path) -> Path:
     manifest = _committed(store, stage, key)
     folder = fetched / artifact
     folder.mkdir()
-    try:
-        return fetch_artifact(store, manifest, artifact, folder)
-    except CorruptArtifact:
-        withdraw(store, stage, key)
-        raise
+    return fetch_artifact(store, manifest, artifact, folder)
 
 
 def _committed(store: ObjectStore, stage: str, key: str) -> Manifest:

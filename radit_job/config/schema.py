@@ -89,10 +89,10 @@ class Chunking(Section):
     """How documents are cut."""
 
     size_tokens: int = setting(
-        256,
+        254,
         "Size of a chunk.",
         unit="the embedder's tokens",
-        origin="all-MiniLM-L6-v2 reads 256 tokens and drops the rest",
+        origin="all-MiniLM-L6-v2 reads 256 tokens, two of which mark the ends",
         ge=16,
     )
     overlap_tokens: int = setting(
@@ -310,9 +310,10 @@ class FinetuneLM(Section):
     )
     max_tokens: int = setting(
         1024,
-        "Longest example; longer ones lose context, never the question or the answer.",
+        "Longest example, and never more than the model reads; a longer one loses context, or is dropped where that "
+        "would touch its question or its answer.",
         unit="tokens",
-        origin="k=3 chunks of 256 fit",
+        origin="k=3 chunks of 254 fit",
         ge=64,
     )
     lora_rank: int = setting(16, "Rank of the adapters.", origin="measured: 8 to 32 alike", ge=1)
@@ -434,4 +435,4 @@ class Config(Section):
 
 def question_file(config: Config, folder: Path) -> Path | None:
     """The question file's path, resolved against the folder of the configuration file."""
-    return (folder / config.questions.path) if config.questions.path else None
+    return folder / Path(config.questions.path).expanduser() if config.questions.path else None

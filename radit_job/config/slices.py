@@ -14,6 +14,7 @@ from radit_job.config.schema import (
     ArmName,
     Chunking,
     Config,
+    Evaluate,
     FinetuneLM,
     MetricName,
     Model,
@@ -73,8 +74,16 @@ class GenerateSlice(Slice):
 
     seed: int
     questions: Questions
-    question_writer: Model = at("models.question_writer")
-    embedder: Model = at("models.embedder")  # checks that a question finds the sentence it was made from
+    question_writer: Model | None = at("models.question_writer")
+    embedder: Model | None = at("models.embedder")  # checks that a question finds the sentence it was made from
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Without the models where pairs come from a file: what is not opened must not be in the key."""
+        whole = super().of(config)
+        if whole.questions.source == "generate":
+            return whole
+        return whole.model_copy(update={"question_writer": None, "embedder": None})
 
 
 class SplitSlice(Slice):
@@ -133,7 +142,15 @@ class ReportSlice(Slice):
     retrieval: Retrieval
     finetune_lm: FinetuneLM
     answer: Answer
+    unreadable: Literal["fail", "skip"] = at("corpus.unreadable")
     lm: Model = at("models.lm")
     embedder: Model = at("models.embedder")
-    arms: list[ArmName] = at("evaluate.arms")
-    metrics: list[MetricName] = at("evaluate.metrics")
+    question_writer: Model | None = at("models.question_writer")
+    judge: Model | None = at("models.judge")
+    evaluate: Evaluate
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Without the question writer where it wrote nothing."""
+        whole = super().of(config)
+        return whole if whole.questions.source == "generate" else whole.model_copy(update={"question_writer": None})

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,33 +89,53 @@ class LocalExecutor:
         self._running.clear()
 
     def _follow(self, stage: str, process: subprocess.Popen[bytes]) -> None:
-        """Copy the stage's output to its log, pass its events on, and report its end."""
-        log = self._log_folder / f"{stage}.jsonl"
+        """Copy the stage's output to its log, pass its events on, and report its end, come what may."""
+        log = _Log(self._log_folder / f"{stage}.jsonl", stage)
         error: dict[str, Any] | None = None
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:
-            with log.open("ab") as file:
-                error = _copy_events(stage, process.stdout, file)
-        except OSError as trouble:  # a full disk must not take the stage's outcome with it
-            emit("log", level="warning", stage=stage, message=f"the log of {stage} is incomplete: {trouble}")
-            process.stdout.read()
-        code = process.wait()
-        state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
-        self._ended.put((stage, Outcome(state, code, error, str(log))))
+            assert process.stdout is not None  # noqa: S101 - it is a pipe
+            for line in process.stdout:
+                event = _parse(line)
+                log.write(event)
+                if event["event"] == "error":
+                    error = event
+                elif event["event"] in ("progress", "log"):
+                    emit(**{**event, "stage": stage})
+        finally:
+            log.close()
+            code = process.wait()
+            state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
+            self._ended.put((stage, Outcome(state, code, error, str(log.path))))
 
 
-def _copy_events(stage: str, lines: Any, log: BinaryIO) -> dict[str, Any] | None:
-    """Returns the stage's own last word on what went wrong, if it had one."""
-    error = None
-    for line in lines:
-        event = _parse(line)
-        log.write((json.dumps(event, ensure_ascii=False) + "\n").encode())
-        log.flush()
-        if event["event"] == "error":
-            error = event
-        elif event["event"] in ("progress", "log"):
-            emit(**{**event, "stage": stage})
-    return error
+class _Log:
+    """One attempt's log file. What cannot be written is said once; it never takes the stage's outcome with it."""
+
+    def __init__(self, path: Path, stage: str) -> None:
+        self.path = path
+        self._stage = stage
+        self._file: BinaryIO | None = None
+        with self._trouble_told():
+            self._file = path.open("wb")
+
+    def write(self, event: dict[str, Any]) -> None:
+        with self._trouble_told():
+            if self._file is not None:
+                self._file.write((json.dumps(event, ensure_ascii=False) + "\n").encode(errors="replace"))
+                self._file.flush()
+
+    def close(self) -> None:
+        with self._trouble_told():
+            if self._file is not None:
+                self._file.close()
+
+    @contextmanager
+    def _trouble_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._file = None
+            emit("log", level="warning", stage=self._stage, message=f"the log is incomplete: {error}")
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -68,7 +68,12 @@ class Scorer(Protocol):
     """A language model that can say how likely a given answer is."""
 
     def score(
-        self, conversations: Sequence[Conversation], answers: Sequence[str], *, batch_size: int = 8, on_done: OnDone | None = None
+        self,
+        conversations: Sequence[Conversation],
+        answers: Sequence[str],
+        *,
+        batch_size: int = 8,
+        on_done: OnDone | None = None,
     ) -> list[AnswerScore]:
         """The log-probability of each answer after its conversation, in their order."""
         ...

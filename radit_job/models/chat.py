@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from radit_job.errors import InputError
 from radit_job.models.base import Conversation
 from radit_job.records import Message
 
@@ -15,26 +16,31 @@ PLAIN_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
 )
 
+BOS = "{{ bos_token }}"
+# Some templates write today's date or ask for thoughts before the answer; a prompt shall be the same every day, and
+# what is learnt is the answer alone. Other templates ignore these.
+FIXED = {"date_string": "26 Jul 2024", "enable_thinking": False}
+
 
 class ChatFormat:
     """How one model's conversations are written as tokens; the same for training, scoring and answering."""
 
     def __init__(self, tokenizer: Any, end_ids: tuple[int, ...] = ()) -> None:
-        """`tokenizer` is a transformers tokenizer; `end_ids` are more tokens after which the model has finished."""
+        """`tokenizer` is a transformers tokenizer; `end_ids` are more tokens after which the model has finished.
+
+        InputError if nothing tells where an answer ends.
+        """
         self.tokenizer = tokenizer
-        self._adds_bos = False
         if not tokenizer.chat_template:
-            tokenizer.chat_template = PLAIN_TEMPLATE
-            first = tokenizer("a").input_ids[:1]
-            self._adds_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+            adds_bos = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+            tokenizer.chat_template = f"{BOS if adds_bos else ''}{PLAIN_TEMPLATE}"  # saved with the tuned model
         self.end_of_turn_id = self._find_end_of_turn()
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self.end_ids = frozenset((*end_ids, *eos, self.end_of_turn_id))
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """The tokens up to where the assistant's answer begins."""
-        bos = [self.tokenizer.bos_token_id] if self._adds_bos else []
-        return bos + self.text_ids(self.render(conversation))
+        return self.text_ids(self.render(conversation))
 
     def answer_ids(self, answer: str) -> list[int]:
         """The answer's tokens and the end-of-turn token: what training learns and scoring sums over."""
@@ -57,7 +63,8 @@ class ChatFormat:
         """The conversation as the template writes it; with `ask`, up to where the assistant's answer begins."""
         messages = [{"role": message.role, "content": message.content} for message in conversation]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask, **FIXED)
+            return str(text)
         except TemplateError:
             if messages[0]["role"] != "system" or len(messages) < 2:
                 raise
@@ -73,4 +80,10 @@ class ChatFormat:
         for token_id in self.text_ids(tail):
             if token_id in special:
                 return token_id
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(
+                "this tokenizer has no end-of-sequence token, so no answer would ever end",
+                where=str(self.tokenizer.name_or_path),
+                todo="set eos_token in its tokenizer_config.json",
+            )
         return int(self.tokenizer.eos_token_id)

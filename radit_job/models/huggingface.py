@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from radit_job.errors import InputError
 from radit_job.hashing import digest
@@ -24,6 +26,7 @@ from radit_job.models.base import Answered, AnswerScore, Completion, Conversatio
 from radit_job.models.chat import ChatFormat
 
 MIN_SHARED_PREFIX = 8  # tokens; below it, keeping a prefix costs more than it saves
+MAX_LOGITS = 2**25  # computed at once when scoring: 128 MiB of float32
 
 
 class HuggingFaceLM:
@@ -34,27 +37,33 @@ class HuggingFaceLM:
         self.tokenizer = tokenizer
         self.chat = ChatFormat(tokenizer, _configured_end_ids(model))
         self.context_tokens: int = model.config.get_text_config().max_position_embeddings
+        self._forgets = _has_window(model.config.get_text_config())
         self._pad_id = self.chat.end_of_turn_id  # any id will do: padding is masked by position
 
     @classmethod
     def open(cls, folder: Path, *, dtype: str = "auto", n_threads: int | None = None) -> HuggingFaceLM:
-        """Load a model folder onto the GPU if there is one; InputError if it is not a causal language model."""
+        """Load a model folder onto the GPU if there is one; InputError if it is not a whole causal language model."""
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=precision.choose_dtype(dtype), use_safetensors=True, local_files_only=True
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=precision.choose_dtype(dtype),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().split("\n")[0]
             raise InputError(
                 f"this folder cannot be opened as a language model: {reason}",
                 where=os.fspath(folder),
                 todo="AutoModelForCausalLM.from_pretrained must be able to open it",
             ) from error
+        _check_whole(model, sorted(loading["missing_keys"]), folder)
         return cls(model.to(precision.device()), tokenizer)
 
     def n_prompt_tokens(self, conversation: Conversation) -> int:
@@ -147,7 +156,7 @@ class HuggingFaceLM:
     @torch.inference_mode()
     def _prefills(self, prompts: list[list[int]], batch_size: int) -> Iterator[tuple[list[int], _Prefill]]:
         """Batches of similar length, longest first (if memory does not suffice, it shows at once)."""
-        shared = _shared_prefix(prompts)
+        shared = 0 if self._forgets else _shared_prefix(prompts)
         prefix_cache = self._prefix_cache(prompts[0][:shared]) if shared else None
         order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
         for start in range(0, len(order), batch_size):
@@ -182,24 +191,31 @@ class HuggingFaceLM:
 
     @torch.inference_mode()
     def _score_batch(self, prefill: _Prefill, targets: list[list[int]]) -> list[AnswerScore]:
-        """Log-probabilities of the targets; the prefill stays as it is."""
+        """Log-probabilities of the targets; the prefill stays as it is.
+
+        The targets are read a few positions at a time, for the logits of all of them may not fit the memory.
+        """
         width = max(map(len, targets))
         device = self.model.device
         padded = torch.tensor([target + [self._pad_id] * (width - len(target)) for target in targets], device=device)
         real = torch.tensor([[1] * len(target) + [0] * (width - len(target)) for target in targets], device=device)
-        logits = prefill.next_logits[:, None]  # [batch, 1, vocabulary]
-        if width > 1:
-            mask = torch.cat([prefill.mask, real[:, :-1]], dim=1)
+        mask = torch.cat([prefill.mask, real], dim=1)  # [batch, prompt + width]
+        positions = mask.cumsum(1) - 1
+        n_prompt = prefill.mask.shape[1]
+        cache = copy.deepcopy(prefill.cache)
+        picked = [_log_probabilities(prefill.next_logits[:, None], padded[:, :1])]
+        n_columns = max(1, MAX_LOGITS // prefill.next_logits.numel())
+        for start in range(0, width - 1, n_columns):
+            end = min(start + n_columns, width - 1)
             out = self.model(
-                input_ids=padded[:, :-1],
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1)[:, prefill.mask.shape[1] :],
-                past_key_values=copy.deepcopy(prefill.cache),
+                input_ids=padded[:, start:end],
+                attention_mask=mask[:, : n_prompt + end],
+                position_ids=positions[:, n_prompt + start : n_prompt + end],
+                past_key_values=cache,
                 use_cache=True,
             )
-            logits = torch.cat([logits, out.logits.float()], dim=1)  # [batch, width, vocabulary]
-        picked = logits.gather(2, padded[:, :, None])[:, :, 0] - logits.logsumexp(2)
-        sums = (picked.double() * real).sum(1).tolist()
+            picked.append(_log_probabilities(out.logits.float(), padded[:, start + 1 : end + 1]))
+        sums = (torch.cat(picked, dim=1).double() * real).sum(1).tolist()
         return [AnswerScore(total, len(target)) for total, target in zip(sums, targets, strict=True)]
 
     @torch.inference_mode()
@@ -268,6 +284,35 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
     longest = min(map(len, prompts)) - 1
     shared = next((i for i in range(longest) if first[i] != last[i]), longest)
     return shared if shared >= MIN_SHARED_PREFIX else 0
+
+
+def _log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Of each given token, [batch, n], by the logits [batch, n, vocabulary] of its place."""
+    return logits.gather(2, tokens[:, :, None])[:, :, 0] - logits.logsumexp(2)
+
+
+def _has_window(config: Any) -> bool:
+    """Whether some layer looks back a limited number of positions: padding behind a shared prefix would use them up."""
+    if layers := getattr(config, "layer_types", None):
+        return any(layer != "full_attention" for layer in layers)
+    return bool(getattr(config, "sliding_window", None))
+
+
+def _check_whole(model: Any, missing: list[str], folder: Path) -> None:
+    """Raise InputError for weights that transformers made up, and for an encoder, which sees what it shall predict."""
+    config = model.config.get_text_config()
+    reason = None
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        reason = f"its weights lack {missing[0]}{more}"
+    elif config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        reason = f"{config.model_type} is an encoder, which cannot write"
+    if reason:
+        raise InputError(
+            f"this folder is no whole language model: {reason}",
+            where=os.fspath(folder),
+            todo="give the folder of a causal language model, as save_pretrained wrote it",
+        )
 
 
 def _configured_end_ids(model: Any) -> tuple[int, ...]:

@@ -23,14 +23,12 @@ def model_identity(provider: str, name: str, revision: str | None = None) -> str
     """The model's identity: equal for equal content.
 
     packaged and local folders: sha256 over their files, remembered by path, size and modification time. A hub id:
-    `name@commit`. openai: `name@endpoint's model`, for nothing more can be known of it.
+    `name@commit`.
     """
     if provider == "packaged":
         return _digest_files(packaged_files(name))
-    if provider == "openai":
-        return f"openai:{name}"
     if provider != "huggingface":
-        raise ConfigError(f"unknown model provider {provider!r}", todo="use packaged, huggingface or openai")
+        raise ConfigError(f"unknown model provider {provider!r}", todo="use packaged or huggingface")
     folder = local_folder(name)
     if folder is not None:
         return _digest_files(model_files(folder))
@@ -54,12 +52,18 @@ def local_folder(name: str) -> Path | None:
 
 
 def model_files(folder: Path) -> list[Path]:
-    """A model folder's files; InputError if the folder is not a model that can be loaded safely."""
+    """A model folder's files; InputError if the folder is not a model that can be loaded safely.
+
+    A folder of transformers has config.json and its weights beside it; one of sentence-transformers has modules.json,
+    and each module may have a folder of its own.
+    """
     todo = "give a folder that save_pretrained wrote: config.json, *.safetensors and the tokenizer's files"
-    if not (folder / "config.json").is_file():
+    is_modular = (folder / "modules.json").is_file()
+    if not is_modular and not (folder / "config.json").is_file():
         raise InputError("this folder is not a model: it has no config.json", where=str(folder), todo=todo)
-    if not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("pytorch_model*.bin"))
+    weights_folder = "**/" if is_modular else ""
+    if not any(folder.glob(f"{weights_folder}*.safetensors")):
+        pickled = any(folder.glob(f"{weights_folder}pytorch_model*.bin"))
         what = "its weights are pickled, and pickles can run code" if pickled else "it has no weights (*.safetensors)"
         raise InputError(f"this model folder cannot be used: {what}", where=str(folder), todo=todo)
     found = {path for pattern in MODEL_FILES for path in folder.rglob(pattern)}
@@ -72,14 +76,17 @@ def hub_commit(name: str, revision: str | None = None) -> str:
 
     The cache goes first, so that a model does not change under a run; `hf download` renews it.
     """
+    return known_commit(name, revision) or _ask_hub(name, revision)
+
+
+def known_commit(name: str, revision: str | None = None) -> str | None:
+    """The commit behind a hub id as far as it is known here: the revision itself, or what the local hub cache says."""
     if revision and COMMIT.fullmatch(revision):
         return revision
     from huggingface_hub import constants
 
     ref = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "refs" / (revision or "main")
-    if ref.is_file():
-        return ref.read_text().strip()
-    return _ask_hub(name, revision)
+    return ref.read_text().strip() if ref.is_file() else None
 
 
 def _ask_hub(name: str, revision: str | None) -> str:

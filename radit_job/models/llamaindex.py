@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.base.response.schema import Response
 from llama_index.core.llms import LLM
+from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from transformers import GenerationConfig
 
-from radit_job.models.base import Embedder, Vectors
+from radit_job.models.base import Conversation, Embedder, Vectors
 from radit_job.models.huggingface import HuggingFaceLM
 from radit_job.records import Chunk, Message
+
+# One query's vector, [1, dimension], to the rows and the similarities of the k nearest chunks, best first
+Search = Callable[[Vectors], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 
 
 def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -> LLM:
     """The model as LlamaIndex's HuggingFaceLLM: greedy, and every prompt in the model's own chat format.
 
     HuggingFaceLLM.complete() by itself applies no chat template; here it does, with `system_prompt` as the system's
-    turn.
+    turn. The model's own generation settings (sampling, repetition penalty) are set aside, as in the pipeline.
     """
     from llama_index.llms.huggingface import HuggingFaceLLM
 
@@ -35,6 +44,7 @@ def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -
         return messages_to_prompt([*system, ChatMessage(role="user", content=completion)])
 
     end_ids = sorted(lm.chat.end_ids)
+    lm.model.generation_config = GenerationConfig(do_sample=False, eos_token_id=end_ids, pad_token_id=end_ids[0])
     return HuggingFaceLLM(
         model=lm.model,
         tokenizer=tokenizer,
@@ -46,26 +56,79 @@ def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -
         messages_to_prompt=messages_to_prompt,
         completion_to_prompt=completion_to_prompt,
         is_chat_model=True,
-        generate_kwargs={"do_sample": False, "eos_token_id": end_ids, "pad_token_id": end_ids[0]},
     )
 
 
-def as_retriever(chunks: Sequence[Chunk], vectors: Vectors, embedder: Embedder, k: int) -> BaseRetriever:
-    """Exact top-k by cosine, best first, ties by chunk id; `vectors` is [chunks, dimension], normalised."""
-    return _ChunkRetriever(chunks, vectors, embedder, k)
+def as_retriever(chunks: Sequence[Chunk], embedder: Embedder, search: Search) -> BaseRetriever:
+    """The chunks that `search` finds nearest to a query, as nodes; its rows are those of `chunks`."""
+    return _ChunkRetriever(chunks, embedder, search)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a question becomes prompts, and their answers one answer."""
+
+    conversations: Callable[[str, Sequence[str]], list[Conversation]]  # of a question and the texts of its chunks
+    choose: Callable[[Sequence[str], Sequence[float]], int]  # which of several answers, by their chunks' similarities
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+def as_query_engine(lm: HuggingFaceLM, retriever: BaseRetriever | None, asking: Asking) -> BaseQueryEngine:
+    """Retriever, prompt and model together; without a retriever the model gets no texts, and the response no sources.
+
+    The chunks ranked last are left out until the prompt fits the model's context. LlamaIndex's own synthesizers join
+    and cut the context in their way, which is not the prompt of the training.
+    """
+    return _RunQueryEngine(lm, retriever, asking)
 
 
 class _ChunkRetriever(BaseRetriever):
-    def __init__(self, chunks: Sequence[Chunk], vectors: Vectors, embedder: Embedder, k: int) -> None:
+    def __init__(self, chunks: Sequence[Chunk], embedder: Embedder, search: Search) -> None:
         super().__init__()
-        self._chunks, self._vectors, self._embedder, self._k = chunks, vectors, embedder, k
-        self._ids = np.array([chunk.chunk_id for chunk in chunks])
+        self._chunks, self._embedder, self._search = chunks, embedder, search
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        query = self._embedder.embed_queries([query_bundle.query_str])[0]  # [dimension]
-        scores = self._vectors @ query  # [chunks]
-        best = np.lexsort((self._ids, -scores))[: self._k]
-        return [NodeWithScore(node=_node(self._chunks[row]), score=float(scores[row])) for row in best]
+        rows, similarities = self._search(self._embedder.embed_queries([query_bundle.query_str]))
+        return [
+            NodeWithScore(node=_node(self._chunks[row]), score=float(similarity))
+            for row, similarity in zip(rows, similarities, strict=True)
+        ]
+
+
+class _RunQueryEngine(BaseQueryEngine):
+    def __init__(self, lm: HuggingFaceLM, retriever: BaseRetriever | None, asking: Asking) -> None:
+        super().__init__(callback_manager=None)
+        self._lm, self._retriever, self._asking = lm, retriever, asking
+
+    def _query(self, query_bundle: QueryBundle) -> Response:
+        asking = self._asking
+        nodes = self._retriever.retrieve(query_bundle) if self._retriever else []
+        while not self._fit(conversations := self._conversations(query_bundle.query_str, nodes)) and nodes:
+            nodes = nodes[:-1]
+        completions = self._lm.complete(
+            conversations,
+            max_new_tokens=asking.max_new_tokens,
+            temperature=asking.temperature,
+            seed=asking.seed,
+        )
+        answers = [completion.text for completion in completions]
+        best = asking.choose(answers, [found.get_score() for found in nodes]) if len(answers) > 1 else 0
+        return Response(answers[best], source_nodes=nodes)
+
+    def _conversations(self, question: str, nodes: Sequence[NodeWithScore]) -> list[Conversation]:
+        return self._asking.conversations(question, [found.node.get_content() for found in nodes])
+
+    def _fit(self, conversations: Sequence[Conversation]) -> bool:
+        room = self._lm.context_tokens - self._asking.max_new_tokens
+        return all(self._lm.n_prompt_tokens(conversation) <= room for conversation in conversations)
+
+    async def _aquery(self, query_bundle: QueryBundle) -> Response:
+        return self._query(query_bundle)
+
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
 
 
 def _node(chunk: Chunk) -> TextNode:

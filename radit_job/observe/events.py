@@ -27,8 +27,11 @@ def send_events_to(sink: Sink) -> None:
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Send one event."""
-    _sink({"time_s": round(time.time(), 3), "event": event, **fields})
+    """Send one event; a sink that can no longer be written to (a closed pipe) is let go, and the work goes on."""
+    try:
+        _sink({"time_s": round(time.time(), 3), "event": event, **fields})
+    except OSError:
+        send_events_to(_nowhere)
 
 
 def log(message: str, **fields: Any) -> None:
@@ -67,7 +70,11 @@ class Progress:
 
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "items") -> Iterator[Progress]:
-    """How far a loop is, told as it goes: `with progress("answers", total=40) as bar: ... bar.advance()`."""
+    """Tell how far a loop is.
+
+    with progress("answers", total=40, unit="prompts") as bar:
+        bar.advance(8)
+    """
     bar = Progress(label, total, unit)
     bar._send()
     yield bar

@@ -15,7 +15,7 @@ from radit_job.observe.events import Event, send_events_to
 
 FIGURES = ("loss", "dev_loss", "tokens_per_s")  # what a progress event may carry for the eye
 NAME_COLUMNS = 12
-RESERVED = {"time_s", "event", "level", "message", "stage", "traceback"}
+RESERVED = {"time_s", "event", "level", "message", "stage", "traceback", "type", "what", "where", "todo", "exit_code"}
 
 
 def show_events(stream: TextIO | None = None) -> AbstractContextManager[None]:
@@ -92,7 +92,7 @@ class TerminalDisplay(AbstractContextManager[None]):
         elif event["event"] == "stage_cached":
             self._console.print(f"[dim]= {name}  cached[/]")
         else:
-            self._console.print(f"[red]✗[/] {name}  failed")
+            self._console.print(f"[red]✗[/] {name}  {_escape(event['error']['what'].splitlines()[0])}")
 
 
 def _progress_text(event: Event) -> str:

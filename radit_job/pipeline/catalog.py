@@ -67,7 +67,7 @@ CATALOG: tuple[StageRow, ...] = (
     StageRow("split", 1, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
     StageRow(
         "augment",
-        1,
+        2,
         AugmentSlice,
         reads=("train_questions", "chunks", "embeddings"),
         writes=("examples",),
@@ -96,7 +96,7 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "evaluate",
-        1,
+        2,
         EvaluateSlice,
         reads=("predictions",),
         writes=("scores", "results"),

@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,7 @@ def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
     ):
         is_used = model is not None and (name != "writer" or loaded.config.questions.source == "generate")
         if model is not None and is_used:
-            yield from _try(name, lambda model=model: _model(model))  # type: ignore[misc]
+            yield from _try(name, partial(_model, name, model))
     yield from _try("store", lambda: _store(store))
     yield _memory(loaded)
 
@@ -54,7 +55,7 @@ def _try(subject: str, look: Callable[[], Finding | list[Finding]]) -> Iterator[
     try:
         seen = look()
     except RaditError as error:
-        yield Finding(subject, "fail", error.what, error)
+        yield Finding(subject, "fail", str(error), error)
         return
     yield from seen if isinstance(seen, list) else [seen]
 
@@ -69,14 +70,14 @@ def _documents(loaded: LoadedConfig) -> list[Finding]:
     return found
 
 
-def _model(model: Model) -> Finding:
+def _model(role: str, model: Model) -> Finding:
     identity = model_identity(model.provider, model.name, model.revision)
     subject = f"{model.provider} {model.name}"
     if model.provider == "huggingface" and model.revision is None and not Path(model.name).expanduser().is_dir():
         return Finding(
             "model", "warn", f"{subject}: no revision is pinned, so the hub may change it under you; now {identity}"
         )
-    return Finding("model", "ok", f"{subject}, {identity[:23]}")
+    return Finding(role, "ok", f"{subject}, {identity[:23]}")
 
 
 def _store(store: ObjectStore) -> Finding:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from radit_job.errors import CorruptArtifact
 from radit_job.pipeline.runs import load_run, run_names
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import find
+from radit_job.store.local import TEMPORARY
 from radit_job.store.objects import ObjectInfo
 
 
@@ -22,11 +24,12 @@ def unreferenced(store: ObjectStore) -> dict[str, list[ObjectInfo]]:
             groups[f"{stage}/{key}"].append(info)
             continue
         if (stage, key) not in attempts:
-            manifest = find(store, stage, key)
-            attempts[stage, key] = manifest.attempt if manifest else None
+            attempts[stage, key] = _committed_attempt(store, stage, key)
         attempt = rest.split("/")[0]
         if rest != "manifest.json" and attempt != attempts[stage, key]:
             groups[f"{stage}/{key}/{attempt}"].append(info)
+    for info in store.list(f"{TEMPORARY}/"):
+        groups[TEMPORARY].append(info)
     for info in store.list("scratch/"):
         _, stage, key = info.name.split("/")[:3]
         if (stage, key) not in kept:  # a checkpoint of an interrupted run is what it goes on from
@@ -39,6 +42,14 @@ def delete(store: ObjectStore, groups: Iterable[list[ObjectInfo]]) -> None:
     for group in groups:
         for info in sorted(group, key=lambda item: not item.name.endswith("/manifest.json")):
             store.delete(info.name)
+
+
+def _committed_attempt(store: ObjectStore, stage: str, key: str) -> str | None:
+    try:
+        manifest = find(store, stage, key)
+    except CorruptArtifact:
+        return None
+    return manifest.attempt if manifest else None
 
 
 def _referenced(store: ObjectStore) -> set[tuple[str, str]]:

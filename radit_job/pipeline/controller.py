@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from radit_job.pipeline.plan import Decision, IdentityOf, Ingredients, ingredien
 from radit_job.pipeline.runs import RunRecord, StageRecord, load_run, now, run_file, save_run
 from radit_job.pipeline.sources import find_sources, publish_source
 from radit_job.store import ObjectStore
-from radit_job.store.artifacts import Manifest, damage, fetch, find, read_result, withdraw
+from radit_job.store.artifacts import Manifest, damage, fetch, find, read_result
 
 
 class Controller:
@@ -45,7 +47,7 @@ class Controller:
             check_stage(stage)
         self._loaded = loaded
         self._store = store
-        self._identity_of = identity_of
+        self._identity_of = cache(identity_of)  # one answer per run: a hub may change its mind in between
         self._rows = needed_rows(loaded.config, until)
         self._force = set(force)
         self._artifacts: dict[str, ArtifactRef] = {}  # what is committed so far, by artifact name
@@ -84,7 +86,9 @@ class Controller:
         error: RaditError | None = None
         try:
             self._locate_sources(publish=True)
+            self._identify_models()
             error = self._loop(executor)
+            self._publish_results()
         except RaditError as raised:
             error = raised
         except KeyboardInterrupt:
@@ -104,7 +108,8 @@ class Controller:
             if "running" not in {stage.status for stage in self._record.stages.values()}:
                 return error
             for stage, outcome in executor.wait():
-                error = self._settle(stage, outcome) or error
+                failure = self._settle(stage, outcome)
+                error = error or failure
 
     def _start_ready(self, executor: Executor) -> None:
         """Reuse or start every stage whose inputs are there; reusing one can make the next one ready."""
@@ -128,9 +133,9 @@ class Controller:
         key = key_of(ingredients)
         manifest, trouble = self._find_sound(row.name, key)
         if trouble:
-            return Decision(row.name, "run", trouble, key), None
+            return Decision(row.name, "run", trouble, key, replace=True), None
         if row.name in self._force:
-            return Decision(row.name, "run", "forced", key), None
+            return Decision(row.name, "run", "forced", key, replace=True), None
         if manifest is None:
             why = why_run(self._last_ingredients(row.name), ingredients, ended=self._ended_last_time(row.name))
             return Decision(row.name, "run", why, key), None
@@ -148,10 +153,7 @@ class Controller:
     def _start(self, executor: Executor, row: StageRow, decision: Decision, resources: Resources) -> None:
         assert decision.key is not None  # noqa: S101 - only a stage that waits has none
         record = self._record.stages[row.name]
-        if row.name in self._force or "damaged" in decision.why:
-            withdraw(self._store, row.name, decision.key)
-            self._force.discard(row.name)
-        spec = self._spec(row, decision.key, resources)
+        spec = self._spec(row, decision, resources)
         spec_name = run_file(self._record.run, f"jobs/{row.name}.json")
         self._store.write(spec_name, json.dumps(spec.to_json(), indent=1, ensure_ascii=False).encode())
         record.status, record.why, record.key = "running", decision.why, decision.key
@@ -160,7 +162,7 @@ class Controller:
         emit("stage_started", stage=row.name, key=decision.key, why=decision.why)
         executor.start(spec, spec_name)
 
-    def _spec(self, row: StageRow, key: str, resources: Resources) -> JobSpec:
+    def _spec(self, row: StageRow, decision: Decision, resources: Resources) -> JobSpec:
         behind = ancestors(row.name) if row.wants_lineage else set()
         lineage = [(name, record.key) for name, record in self._record.stages.items() if name in behind and record.key]
         inputs = [self._artifacts[name] for name in map(artifact_name, row.reads) if name in self._artifacts]
@@ -168,11 +170,12 @@ class Controller:
             run=self._record.run,
             stage=row.name,
             stage_version=row.version,
-            key=key,
+            key=str(decision.key),
             config=self._sees(row),
             inputs=tuple(inputs),
             lineage=tuple(lineage),
             resources=resources,
+            replace=decision.replace,
         )
 
     def _reuse(self, record: StageRecord, decision: Decision, manifest: Manifest) -> None:
@@ -215,7 +218,6 @@ class Controller:
         self._record.status = "interrupted" if isinstance(error, Interrupted) else "failed" if error else "done"
         self._record.error = error.to_json() if error else None
         self._record.finished_at = now()
-        self._publish_results()
         save_run(self._store, self._record)
 
     def _publish_results(self) -> None:
@@ -244,13 +246,15 @@ class Controller:
         with observe.progress("reading the documents", unit="sources") as bar:
             for source in find_sources(self._loaded.config, self._loaded.folder):
                 if publish:
-                    self._artifacts[source.artifact] = publish_source(self._store, source)
-                else:
-                    manifest = find(self._store, source.artifact, source.key)
-                    digest = manifest.digest_of(source.artifact) if manifest else source.key
-                    self._artifacts[source.artifact] = ArtifactRef(source.artifact, source.artifact, source.key, digest)
+                    publish_source(self._store, source)
+                self._artifacts[source.artifact] = source.reference
                 self._record.sources[source.artifact] = source.key
                 bar.advance()
+
+    def _identify_models(self) -> None:
+        """Every model that will be needed is looked at before anything is spent."""
+        for row in self._rows:
+            ingredients_of(row, self._loaded.config, {}, self._identity_of)
 
     def _ingredients(self, row: StageRow) -> Ingredients:
         return ingredients_of(row, self._loaded.config, self._artifacts, self._identity_of)
@@ -267,26 +271,22 @@ class Controller:
         return record is not None and record.status in ("done", "cached", "skipped")
 
     def _is_resumed(self) -> bool:
-        previous = self._previous
-        return (
-            previous is not None and previous.status != "done" and previous.config_digest == self._record.config_digest
-        )
+        """Whether this run goes on with one that was cut off under the same configuration."""
+        previous, digest = self._previous, config_digest(self._loaded.config)
+        return previous is not None and previous.status != "done" and previous.config_digest == digest
 
     def _new_record(self, run: str) -> RunRecord:
-        """A fresh record, or the continuation of one that was cut off under the same configuration."""
+        """Nothing has happened yet; what the stages were last time is kept, for `plan` to compare and `gc` to spare."""
         record = RunRecord(run, config_digest(self._loaded.config), "local", now())
-        if (
-            self._previous is not None
-            and self._previous.status != "done"
-            and self._previous.config_digest == record.config_digest
-        ):
+        if self._previous is not None and self._is_resumed():
             record.started_at = self._previous.started_at
         unused = unused_stages(self._loaded.config)
         wanted = {row.name for row in self._rows}
         for row in CATALOG:
-            last = self._last_ingredients(row.name)
-            skipped = StageRecord(row.name, "skipped", unused.get(row.name, "behind --until"), ingredients=last)
-            record.stages[row.name] = StageRecord(row.name, ingredients=last) if row.name in wanted else skipped
+            last = self._previous.stages.get(row.name) if self._previous else None
+            stage = record.stages[row.name] = replace(last or StageRecord(row.name), status="waiting", why="")
+            if row.name not in wanted:
+                stage.status, stage.why = "skipped", unused.get(row.name, "behind --until")
         return record
 
 

@@ -30,6 +30,7 @@ class Decision:
     action: Literal["run", "cached", "waits", "skipped"]  # waits: it depends on what a stage before it will write
     why: str
     key: str | None = None
+    replace: bool = False  # something is committed under the key already, and shall be replaced
 
 
 def ingredients_of(

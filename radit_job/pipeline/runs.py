@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from radit_job.errors import ConfigError, CorruptArtifact
+from radit_job.errors import ConfigError, CorruptArtifact, TryAgainError
 from radit_job.store import ObjectStore
 
 RUN_FORMAT = 1
@@ -91,6 +91,17 @@ def require_run(store: ObjectStore, run: str) -> RunRecord:
         names = ", ".join(run_names(store)) or "none"
         raise ConfigError(f"there is no run {run!r}", where=store.url, todo=f"Runs in this store: {names}.")
     return record
+
+
+def is_cut_off(store: ObjectStore, record: RunRecord) -> bool:
+    """Whether the run's controller is gone without a word: it says running, and nobody holds its lock."""
+    if record.status != "running":
+        return False
+    try:
+        with store.hold(f"run-{record.run}"):
+            return True
+    except TryAgainError:
+        return False
 
 
 def run_names(store: ObjectStore) -> list[str]:

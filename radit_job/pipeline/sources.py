@@ -6,16 +6,18 @@ import glob
 import itertools
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from radit_job.config.schema import Config, question_file
-from radit_job.errors import InputError
-from radit_job.hashing import digest, digest_file
+from radit_job.errors import CorruptArtifact, InputError
+from radit_job.hashing import digest_file
 from radit_job.jobs import ArtifactRef
 from radit_job.store import ObjectStore
-from radit_job.store.artifacts import find, publish
+from radit_job.store.artifacts import FileEntry, digest_of, find, publish, withdraw
+from radit_job.store.local import store_error
+
+DOCUMENTS = "documents/"  # below which the corpus artifact keeps the user's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,17 @@ class Source:
 
     artifact: str  # "corpus" or "question_file"
     files: tuple[SourceFile, ...]
-    key: str  # over names and contents
+    entries: tuple[FileEntry, ...]  # as the store will list them
+
+    @property
+    def reference(self) -> ArtifactRef:
+        """The artifact that the files become: its key is its content."""
+        return ArtifactRef(self.artifact, self.artifact, self.key, digest_of(self.entries))
+
+    @property
+    def key(self) -> str:
+        """Over names and contents."""
+        return digest_of(self.entries).removeprefix("sha256:")
 
 
 def find_sources(config: Config, folder: Path) -> list[Source]:
@@ -88,22 +100,35 @@ def find_documents(paths: list[str], folder: Path) -> list[SourceFile]:
 
 def _match(entry: str, folder: Path) -> tuple[list[Path], Path]:
     """The files that one path names, and the folder below which they are named."""
-    path = Path(os.path.normpath(folder.absolute() / Path(entry).expanduser()))
+    folder = folder.absolute()
+    path = Path(os.path.normpath(folder / Path(entry).expanduser()))
     if path.is_file():
         return [path], path.parent
     if path.is_dir():
         return _files_below(path), path
-    found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    matched = sorted(Path(os.path.normpath(name)) for name in found)
+    found = glob.glob(entry, root_dir=folder, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    matched = sorted(Path(os.path.normpath(folder / name)) for name in found)
     files = [below for one in matched for below in ([one] if one.is_file() else _files_below(one))]
-    fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-    return files, Path(*fixed)
+    fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(entry).parts))
+    return files, Path(os.path.normpath(folder / fixed))
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files but hidden ones and those in hidden folders."""
-    below = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """All files but hidden ones and those in hidden folders; what cannot be looked into is an error."""
+    files: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_up(Path(place, name)))
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(files)
+
+
+def _leads_up(folder: Path) -> bool:
+    """Whether it is a link to a folder that it stands in: following it would never end."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"cannot be read: {os.strerror(error.errno or 0).lower()}", where=str(error.filename))
 
 
 def _why_nothing(entry: str, folder: Path) -> str:
@@ -113,22 +138,36 @@ def _why_nothing(entry: str, folder: Path) -> str:
 
 
 def _source(artifact: str, files: list[SourceFile]) -> Source:
+    prefix = DOCUMENTS if artifact == "corpus" else ""
+    entries = []
+    for file in files:
+        try:
+            file.name.encode()
+            entries.append(FileEntry(prefix + file.name, file.path.stat().st_size, digest_file(file.path)))
+        except UnicodeEncodeError:
+            raise InputError("its name is not UTF-8", where=repr(str(file.path)), todo="Rename it.") from None
+        except OSError as error:
+            _refuse(error)
+    return Source(artifact, tuple(files), tuple(sorted(entries, key=lambda entry: entry.path)))
+
+
+def publish_source(store: ObjectStore, source: Source) -> None:
+    """Put copies of the files into the store, unless they are there; changes of the originals do not reach them."""
     try:
-        contents = [[file.name, digest_file(file.path)] for file in files]
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=error.filename) from error
-    return Source(artifact, tuple(files), digest(contents).removeprefix("sha256:"))
-
-
-def publish_source(store: ObjectStore, source: Source) -> ArtifactRef:
-    """Put the files into the store, unless they are there; `corpus` keeps them below `documents/`."""
-    manifest = find(store, source.artifact, source.key)
-    if manifest is None:
-        with tempfile.TemporaryDirectory(prefix="radit-") as folder:
-            for file in source.files:
-                target = Path(folder, source.artifact, "documents" if source.artifact == "corpus" else "", file.name)
+        if find(store, source.artifact, source.key) is not None:
+            return
+    except CorruptArtifact:
+        withdraw(store, source.artifact, source.key)
+    scratch_name = f"{source.artifact}/{source.key}"
+    with store.hold(f"{source.artifact}-{source.key}", wait=True):
+        folder = store.scratch(scratch_name)
+        for file in source.files:
+            target = folder / source.artifact / (DOCUMENTS if source.artifact == "corpus" else "") / file.name
+            try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file.path, target)
-            result = {"seconds": 0.0, "inputs": [], "files": [file.name for file in source.files]}
-            manifest, _ = publish(store, source.artifact, source.key, Path(folder), [source.artifact], result)
-    return ArtifactRef(source.artifact, source.artifact, source.key, manifest.digest_of(source.artifact))
+            except OSError as error:
+                raise store_error(error, store.url, f"copy {file.name} into") from error
+        result = {"seconds": 0.0, "inputs": []}
+        publish(store, source.artifact, source.key, folder, [source.artifact], result)
+        store.drop_scratch(scratch_name)

@@ -86,19 +86,20 @@ class GoldFinder:
 
     def gold(self, number: int, pair: Pair) -> Gold:
         """Where the answer of the pair with this number stands, after every chunk has been seen."""
-        named = [chunk_id for chunk_id in pair.chunk_ids if chunk_id in self._named_documents]
-        if named:
-            return Gold(self._named_documents[named[0]], tuple(named))
-        for context in pair.contexts:
-            matches = _narrow(_best(self._matches[self._contexts[context]]), pair, context)
-            if matches:
-                named += [match.chunk_id for match in matches if match.chunk_id not in named]
-                self._named_documents |= {match.chunk_id: match.document for match in matches}
-        if named:
-            return Gold(self._named_documents[named[0]], tuple(named))
+        documents = {  # of each gold chunk, in their order
+            chunk_id: self._named_documents[chunk_id]
+            for chunk_id in pair.chunk_ids
+            if chunk_id in self._named_documents
+        }
+        if not documents:
+            for context in pair.contexts:
+                matches = _best(self._matches.get(self._contexts[context], []))
+                documents |= {match.chunk_id: match.document for match in _narrow(matches, pair, context)}
+        if documents:
+            return Gold(next(iter(documents.values())), tuple(documents))
         found = [
             (chunk_id, document)
-            for chunk_id, document in self._answer_chunks[number]
+            for chunk_id, document in self._answer_chunks.get(number, [])
             if pair.document in (None, document)
         ]
         if len(found) == 1:

@@ -65,12 +65,16 @@ def _is_squad(content: Any) -> bool:
     )
 
 
-def _squad_records(articles: Iterable[dict[str, Any]]) -> Iterator[Record]:
+def _squad_records(articles: Iterable[Any]) -> Iterator[Record]:
     """Only the contexts: the questions and answers beside them are not what a reader of the corpus would find."""
     for article_index, article in enumerate(articles):
-        title = article.get("title") or str(article_index)
-        for index, paragraph in enumerate(article.get("paragraphs", ())):
-            yield _text_record(f"/{title}#{index}", paragraph.get("context"))
+        title = (isinstance(article, dict) and article.get("title")) or str(article_index)
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            yield Record(f"/{title}", None, UnreadableError("is no article with paragraphs", REMEDY))
+            continue
+        for index, paragraph in enumerate(paragraphs):
+            yield _text_record(f"/{title}#{index}", paragraph.get("context") if isinstance(paragraph, dict) else None)
 
 
 def _list_of(content: Any) -> Iterable[tuple[Any, Any]]:
@@ -103,8 +107,15 @@ def _record(row: Any, position: Any) -> Record:
         return _text_record(f"#{position}", row)
     if not isinstance(row, dict):
         return _text_record(f"#{position}", None)
-    inner = row.get("__data__", row)
-    inner = json.loads(inner) if isinstance(inner, str) else inner
+    inner = row.get("__data__", row)  # LlamaIndex keeps a node there, as an object or as a string
+    if isinstance(inner, str):
+        try:
+            inner = json.loads(inner)
+        except json.JSONDecodeError as error:
+            problem = UnreadableError(f"its __data__ is not JSON: {error.msg}", "write the document store again")
+            return Record(f"#{position}", None, problem)
+    if not isinstance(inner, dict):
+        return _text_record(f"#{position}", None)
     name = next(
         (inner[key] for key in NAME_KEYS if isinstance(inner.get(key), str | int) and inner[key] != ""), position
     )

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana and Han: no spaces
+_ROUGE_WORD = re.compile(rf"(?![\W_])[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 # A judge's first line: "4", "4.5", "4/5", "**4**", "Score: 4". Anything else is no judgement.
 _MARKS = r"[\s*_`'\"]*"
@@ -46,7 +48,7 @@ def token_f1(answer: str, reference: str) -> float:
 def rouge_l(answer: str, reference: str) -> float:
     """F-measure of the longest common subsequence (Lin 2004), as Google Research's rouge-score computes it.
 
-    Its tokenizer keeps a-z and 0-9 only: texts in other scripts score 0, whatever they say.
+    Its own tokenizer drops all but a-z and 0-9; `RougeWords` gives the same words of such a text, and keeps the others.
     """
     return float(_rouge().score(reference, answer)["rougeL"].fmeasure)
 
@@ -89,8 +91,16 @@ def parse_judgement(text: str) -> tuple[float | None, str]:
     return score, rest.strip()
 
 
+class RougeWords:
+    """Words for ROUGE: runs of letters and digits, in lower case; each character of Chinese and Japanese."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """See `rouge_score.tokenizers.Tokenizer`."""
+        return _ROUGE_WORD.findall(text.lower())
+
+
 @functools.cache
 def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # late: it imports nltk
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rougeL"], tokenizer=RougeWords())

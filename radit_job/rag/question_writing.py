@@ -2,13 +2,14 @@
 
 A small model writes junk when it is asked for pairs as JSON. What works is a few examples of "sentence -> question",
 several samples, and filters: the question's words must come from the sentence, and the question must find it again.
+All of it is made for English.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,7 @@ SENTENCE_WORDS = range(8, 41)
 QUESTION_WORDS = range(4, 31)
 MAX_CAPITAL_SHARE = 0.5  # of the sentence's pieces may begin with a capital: more is a list of names
 MAX_REFERENCES = 1  # marks of a reference in a chunk: more is a bibliography, whose titles are no sentences
+MIN_STOP_WORD_SHARE = 0.25  # of an English text's words, which have about 0.4; in, an, on, a are words elsewhere too
 MIN_WORD_SHARE = 0.8  # of the sentence's pieces must be words: the rest is a table or a formula
 
 _SYSTEM = "Write one question that the sentence answers. Use the sentence's own words. Write only the question."
@@ -104,6 +106,12 @@ def _is_prose(pieces: Sequence[str]) -> bool:
 def content_words(text: str) -> set[str]:
     """The words that carry meaning, by their first six letters, so that `trains` and `training` meet."""
     return {word[:6] for word in match_words(text) if word not in _STOP_WORDS}
+
+
+def looks_english(texts: Iterable[str]) -> bool:
+    """Whether the texts' words are English small words as often as in English prose, where they are about 0.4."""
+    words = [word for text in texts for word in match_words(text)]
+    return sum(word in _STOP_WORDS for word in words) >= MIN_STOP_WORD_SHARE * len(words)
 
 
 def question_prompt(sentence: str) -> list[Message]:
@@ -215,8 +223,3 @@ class QuestionWriter:
 
     def _drop(self, reason: str, number: int, text: str) -> None:
         self.dropped.append(Dropped(reason, self.sentences[number].chunk_ids[0], text.strip()))
-
-
-def _question(number: int, question: str, sentence: Sentence) -> Question:
-    chunk_ids = tuple(sentence.chunk_ids)
-    return Question(f"g{number:05d}", question, sentence.text, sentence.document, chunk_ids, "generated")

@@ -1,4 +1,4 @@
-"""Seeded draws that are spread evenly over groups."""
+"""Seeded draws: spread evenly over groups, and samples that share nothing."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def spread(groups: Sequence[Hashable], seed: int) -> list[int]:
     for turn in range(max(map(len, queues), default=0)):
         order += [queue[turn] for queue in queues if turn < len(queue)]
     return order
+
+
+def sample_and_shots(n_items: int, *, n_sample: int, n_shots: int, seed: int) -> tuple[list[int], list[int]]:
+    """Positions of a sample, and of few-shot pairs that are none of it; ascending each, and the pairs go first."""
+    order = list(range(n_items))
+    random.Random(f"{seed}/answer").shuffle(order)
+    return sorted(order[n_shots : n_shots + n_sample]), sorted(order[:n_shots])

@@ -29,15 +29,6 @@ def interval(values: Sequence[float], *, samples: int, seed: int) -> Interval:
     return intervals(np.asarray(values, dtype=np.float64)[:, None], samples=samples, seed=seed)[0]
 
 
-def paired_interval(values: Sequence[float], against: Sequence[float], *, samples: int, seed: int) -> Interval:
-    """The mean of the differences values - against, question by question, and its interval.
-
-    Pairing takes out what the two have in common, how hard each question is: the interval is narrower than that of two
-    separate means, and it is the one that tells whether one arm is better.
-    """
-    return interval(np.subtract(values, against, dtype=np.float64).tolist(), samples=samples, seed=seed)
-
-
 def intervals(columns: Values, *, samples: int, seed: int) -> list[Interval]:
     """One interval for each column of [n, c] values, all over the same n questions.
 

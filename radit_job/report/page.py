@@ -37,6 +37,7 @@ class Material:
     dropped: Iterable[Dropped]
     questions_summary: Mapping[str, Any]  # questions/summary.json; empty where there is none
     n_questions: Mapping[str, int]  # "train" and "val"
+    n_passages: int  # on which the held-out questions stand; a question without a known gold chunk has one of its own
     training: Mapping[str, Any] | None  # lm/training.json; None when no LM was tuned
     predictions: Sequence[Prediction]
     scores: Iterable[Score]
@@ -84,7 +85,7 @@ def render(material: Material) -> str:
         tables=[_results_table(results, "val"), _results_table(results, "train")],
         differences=[_figure(svg) for svg in plots.differences(results)],
         lengths=_figure(plots.lengths(results, reference_words)),
-        training=_training(material.training),
+        training=_training(material.training, _counters(material.lineage, "finetune_lm")),
         retrieval=_retrieval(results),
         answers=_answers(material, results),
         losses=provenance.losses(material.documents, material.dropped, material.training, material.questions_summary),
@@ -115,6 +116,7 @@ def _facts(material: Material) -> list[tuple[str, str, str]]:
     """(label, value, what more there is to say) of what was run."""
     read = [row for row in material.documents if row.status == "read"]
     n_pages, n_chunks = sum(row.n_pages for row in read), sum(row.n_chunks for row in read)
+    n_val = material.n_questions.get("val", 0)
     models = [
         (label, str(material.settings[name]["name"]))
         for name, label in (("lm", "language model"), ("embedder", "retriever"))
@@ -123,7 +125,7 @@ def _facts(material: Material) -> list[tuple[str, str, str]]:
     return [
         ("documents", f"{len(read):,}", f"{n_pages:,} pages, {n_chunks:,} chunks"),
         ("training questions", f"{material.n_questions.get('train', 0):,}", ""),
-        ("held-out questions", f"{material.n_questions.get('val', 0):,}", "never seen in training"),
+        ("held-out questions", f"{n_val:,}", f"on {material.n_passages:,} passages, never asked in training"),
         *((label, name, "") for label, name in models),
         ("computing time", labels.duration(seconds), "all stages, cached ones included"),
     ]
@@ -170,7 +172,11 @@ def _retrieval(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _training(training: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _counters(lineage: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any]:
+    return next((item.get("counters") or {} for item in lineage if item["stage"] == stage), {})
+
+
+def _training(training: Mapping[str, Any] | None, counters: Mapping[str, Any]) -> dict[str, Any] | None:
     if training is None:
         return None
     steps, evaluations = training.get("steps", []), training.get("evaluations", [])
@@ -183,7 +189,7 @@ def _training(training: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "kept checkpoint": _kept(training.get("best_step"), stopped_early=bool(training.get("stopped_early"))),
         "examples that lost context to fit": training.get("n_truncated"),
         "trained parameters": _trained(training.get("n_trainable_parameters"), training.get("n_parameters")),
-        "speed": f"{training['tokens_per_s']:,.0f} tokens/s" if training.get("tokens_per_s") else None,
+        "speed": f"{counters['tokens_per_s']:,.0f} tokens/s" if counters.get("tokens_per_s") else None,
         "arithmetic": training.get("dtype"),
     }
     return {

@@ -73,7 +73,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]], *, split: str = "val") -> Rend
         blocks.append(_Block(f"{pair[0]} - {pair[1]}", rows))
     counts = ", ".join(f"{name} {run.n_questions(split)}" for name, run in zip(names, found, strict=True))
     head = Text(f"{_split_name(split)} questions: {counts}", style="bold")
-    return Group(head, *_tables(metrics, blocks), Text(_legend(found), style="dim"))
+    return Group(head, *_tables(metrics, blocks), Text(_legend(found, split), style="dim"))
 
 
 def results_csv(*runs: Mapping[str, Any]) -> str:
@@ -208,19 +208,20 @@ def _retrieval_lines(results: Results, split: str) -> Iterator[Text]:
 
 
 def _notes(results: Results, split: str) -> Iterator[Text]:
-    yield Text("\n" + _legend([results]), style="dim")
+    yield Text("\n" + _legend([results], split), style="dim")
     failed = [f"{arm} {count}" for arm in results.arms if (count := results.n_failed(arm, split))]
     if failed:
         yield Text(f"not measured, in no mean: {', '.join(failed)}", style="yellow")
 
 
-def _legend(runs: Sequence[Results]) -> str:
+def _legend(runs: Sequence[Results], split: str) -> str:
+    pairs = [pair for run in runs for pair in run.pairs if pair.split == split and not is_retrieval(pair.metric)]
     said = "Intervals: 95 %. (lower): lower is better."
-    if any(pair.is_clear for run in runs for pair in run.pairs if not is_retrieval(pair.metric)):
+    if any(pair.is_clear for pair in pairs):
         said += f" {CLEAR}: the difference's interval excludes 0."
-    elif any(run.pairs for run in runs):
+    elif pairs:
         said += "\nNo difference's interval excludes 0: no difference one could claim."
-    if any(0 < pair.n < FEWEST_TO_CLAIM for run in runs for pair in run.pairs):
+    if any(0 < pair.n < FEWEST_TO_CLAIM for pair in pairs):
         said += f"\nFewer than {FEWEST_TO_CLAIM} questions: too few for a claim."
     return said
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from radit_job.models.base import Answered, Conversation
 from radit_job.models.loading import open_embedder, open_generator
 from radit_job.rag.context import Context, find_contexts
 from radit_job.rag.prompts import Prompts
+from radit_job.rag.sampling import sample_and_shots
 from radit_job.rag.voting import mixture_log_probability, retrieval_weights, vote
 from radit_job.records import Prediction, Question, Split, read_rows, write_rows
 
@@ -62,11 +62,14 @@ def run(
         raise ConfigError("the arm lm needs a tuned model, but there is none", where="evaluate.arms")
     train = list(read_rows(train_questions / "questions.jsonl", Question))
     val = list(read_rows(val_questions / "questions.jsonl", Question))
-    sample, shots = draw(train, n_sample=config.train_sample, n_shots=config.answer.few_shot_examples, seed=config.seed)
+    sampled, shown = sample_and_shots(
+        len(train), n_sample=config.train_sample, n_shots=config.answer.few_shot_examples, seed=config.seed
+    )
+    shots = [train[row] for row in shown]
     if "few_shot" in config.arms and not shots:
         raise InputError("the arm few_shot needs training questions, but there are none", where="evaluate.arms")
     questions: list[tuple[Split, Question]] = [("val", row) for row in val]
-    questions += [("train", row) for row in sample]
+    questions += [("train", train[row]) for row in sampled]
     asked = _with_contexts(config, questions, chunks, embeddings)
     prompts = Prompts(config.retrieval.system_prompt, config.retrieval.template, config.retrieval.closed_book_template)
     builders = _builders(prompts, shots)
@@ -78,14 +81,6 @@ def run(
     rows = (row for arm in config.arms for row in read_rows(scratch / f"{arm}.jsonl", Prediction))
     write_rows(out / "predictions" / "predictions.jsonl", rows)
     return _counters(config, out / "predictions" / "predictions.jsonl")
-
-
-def draw(train: Sequence[Question], *, n_sample: int, n_shots: int, seed: int) -> tuple[list[Question], list[Question]]:
-    """A sample of training questions to be answered, and few-shot pairs that are none of them; file order each."""
-    order = list(range(len(train)))
-    random.Random(f"{seed}/answer").shuffle(order)
-    shots, sample = order[:n_shots], order[n_shots : n_shots + n_sample]
-    return [train[row] for row in sorted(sample)], [train[row] for row in sorted(shots)]
 
 
 def _with_contexts(
@@ -148,7 +143,8 @@ def _answer_arm(
         )
     remaining = iter(answered)
     for item, mine in zip(asked, prompts, strict=True):
-        yield _prediction(arm, item, mine, [next(remaining) for _ in mine])
+        error = None if mine else _too_long(lm, build, item, config.answer.max_new_tokens, separate=separate)
+        yield _prediction(arm, item, mine, [next(remaining) for _ in mine], error)
 
 
 def _prompts(
@@ -171,6 +167,17 @@ def _prompts(
     return list(itertools.islice(filter(None, shorter_and_shorter), 1))
 
 
+def _too_long(lm: HuggingFaceLM, build: Builder, item: Asked, max_new_tokens: int, *, separate: bool) -> str:
+    """Why `_prompts` found none: the question itself, or only the reference, whose probability is to be measured."""
+    least_context = item.context.texts[:1] if separate else ()
+    n_prompt = lm.n_prompt_tokens(build(item.question.question, least_context))
+    limit = f"the {lm.context_tokens} tokens that the model reads"
+    if n_prompt + max_new_tokens > lm.context_tokens:
+        return f"the question ({n_prompt} tokens as a prompt) leaves no room for an answer in {limit}"
+    n_reference = len(lm.chat.answer_ids(item.question.answer))
+    return f"the reference answer ({n_reference} tokens) does not fit behind the question in {limit}"
+
+
 def _warn_of_dropped_chunks(arm: ArmName, asked: Sequence[Asked], prompts: Sequence[Sequence[Prompt]]) -> None:
     if arm == "closed_book":
         return
@@ -185,7 +192,9 @@ def _warn_of_dropped_chunks(arm: ArmName, asked: Sequence[Asked], prompts: Seque
         )
 
 
-def _prediction(arm: ArmName, item: Asked, prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Prediction:
+def _prediction(
+    arm: ArmName, item: Asked, prompts: Sequence[Prompt], answered: Sequence[Answered], error: str | None
+) -> Prediction:
     question, context = item.question, item.context
     used = [row for prompt in prompts for row in range(len(context.scores))[prompt.chunks]]
     best, nats_per_token = _choose(context, prompts, answered) if answered else (None, None)
@@ -204,7 +213,7 @@ def _prediction(arm: ArmName, item: Asked, prompts: Sequence[Prompt], answered: 
         n_completion_tokens=sum(item.completion.n_completion_tokens for item in answered),
         finish_reason=best.completion.finish_reason if best else "error",
         answer_nats_per_token=nats_per_token,
-        error=None if best else "the question is longer than what the model reads",
+        error=error,
     )
 
 

@@ -13,6 +13,7 @@ from radit_job.config.slices import AugmentSlice
 from radit_job.errors import InputError
 from radit_job.models.loading import open_embedder
 from radit_job.rag.context import Context, find_contexts
+from radit_job.rag.grouping import connected_groups
 from radit_job.rag.metrics import reciprocal_rank
 from radit_job.rag.prompts import Prompts
 from radit_job.records import Example, Message, Question, read_rows, write_rows
@@ -58,14 +59,15 @@ def _examples(
     questions: Sequence[Question], contexts: Sequence[Context], prompts: Prompts, *, joined: bool
 ) -> Iterator[Example]:
     """One example per question with all its chunks, or, separate, one per question and chunk (RA-DIT, section 2.2)."""
-    for question, context in zip(questions, contexts, strict=True):
+    for question, context, group in zip(questions, contexts, _groups(questions), strict=True):
         n = len(context.chunk_ids)
         for part in [slice(0, n)] if joined else [slice(i, i + 1) for i in range(n)]:
             chunk_ids = context.chunk_ids[part]
             has_gold = not set(chunk_ids).isdisjoint(question.chunk_ids)
             yield Example(
                 question_id=question.question_id,
-                group=question.chunk_ids[0] if question.chunk_ids else question.question_id,
+                question=question.question,
+                group=group,
                 chunk_ids=chunk_ids,
                 scores=context.scores[part],
                 gold_in_context=has_gold if question.chunk_ids else None,
@@ -74,6 +76,16 @@ def _examples(
                     Message("assistant", question.answer),
                 ),
             )
+
+
+def _groups(questions: Sequence[Question]) -> list[str]:
+    """Each question's group: those that share a gold chunk, directly or through others, have one name."""
+    names = [""] * len(questions)
+    for members in connected_groups([question.chunk_ids for question in questions]):
+        first = questions[members[0]]
+        for member in members:
+            names[member] = first.chunk_ids[0] if first.chunk_ids else first.question_id
+    return names
 
 
 def _gold_figures(contexts: Sequence[Context], k: int) -> dict[str, Any]:

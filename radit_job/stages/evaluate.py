@@ -20,6 +20,8 @@ RESULTS_FORMAT = 1
 RETRIEVAL_METRICS = ("recall_at_k", "mrr")
 RETRIEVAL_ARMS = ("base", "few_shot", "lm")  # all with the same retriever, so the first one present speaks for it
 JUDGEMENT_TOKENS = 200  # a score and its reasons
+# What LlamaIndex and transformers raise for a single judgement, above all where the prompt is too long for the judge.
+JUDGE_ERRORS = (RaditError, ValueError, RuntimeError, IndexError)
 
 
 def run(config: EvaluateSlice, *, predictions: Path, out: Path, scratch: Path) -> dict[str, float]:
@@ -108,8 +110,8 @@ def _correctness(model: Model, rows: Sequence[Prediction]) -> Iterator[Score]:
                     None if result.score is not None else f"no score in the judge's answer: {result.feedback!r:.120}"
                 )
                 yield _score(row, "correctness", result.score, error)
-            except RaditError as failure:
-                yield _score(row, "correctness", None, str(failure))
+            except JUDGE_ERRORS as failure:
+                yield _score(row, "correctness", None, f"{type(failure).__name__}: {failure}")
             bar.advance()
 
 

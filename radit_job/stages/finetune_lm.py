@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from radit_job import observe
@@ -15,6 +12,7 @@ from radit_job.models.identity import model_identity
 from radit_job.models.loading import model_folder
 from radit_job.models.packaged import PACKAGED
 from radit_job.records import Example, read_rows
+from radit_job.training.examples import hold_out
 
 
 def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) -> dict[str, float]:
@@ -24,8 +22,9 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
     A share of the examples' groups is held out to choose the best weights. Returns counters, loss (nats per answer
     token) and speed. InputError if there is nothing to train on.
     """
-    from radit_job.training.lm import LMTrainingSettings, tune  # late: it imports torch
+    from radit_job.training.lm import tune  # late: it imports torch
     from radit_job.training.model_card import model_card
+    from radit_job.training.settings import LMTrainingSettings
 
     tuning, lm = config.finetune_lm, config.lm
     rows = list(read_rows(examples / "examples.jsonl", Example))
@@ -53,14 +52,14 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
     )
     summary = tune(
         model_folder(lm.provider, lm.name, lm.revision),
-        [row.messages for row in train],
-        [row.messages for row in dev],
+        train,
+        dev,
         settings,
         out=out / "lm",
         scratch=scratch,
         base_name=lm.name,
     )
-    (out / "lm" / "training.json").write_text(json.dumps(asdict(summary), indent=1))
+    (out / "lm" / "training.json").write_text(json.dumps(summary.to_json(), indent=1))
     card = model_card(
         summary,
         base_name=lm.name,
@@ -76,22 +75,10 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
         "n_truncated": summary.n_truncated,
         "n_dropped": summary.n_dropped,
         "n_steps": len(summary.steps),
-        "n_tokens": sum(step["tokens"] for step in summary.steps),
-        "tokens_per_s": summary.tokens_per_s,
+        "n_tokens": summary.n_tokens,
+        "training_s": round(summary.training_s, 1),
+        "tokens_per_s": round(summary.tokens_per_s, 1),
         "dev_loss_before": summary.dev_loss_before,
         "dev_loss_after": summary.dev_loss_after,
     }
     return {name: value for name, value in counters.items() if value is not None}
-
-
-def hold_out(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to train on and held-out ones: whole groups, so that no gold chunk stands on both sides.
-
-    `share` of the groups (rounded, at least one if it is above 0 and there are two) is drawn with the seed.
-    """
-    groups = sorted({row.group for row in rows})
-    n_held_out = round(len(groups) * share)
-    if share > 0 and len(groups) > 1:
-        n_held_out = min(max(1, n_held_out), len(groups) - 1)
-    held_out = set(random.Random(seed).sample(groups, n_held_out))
-    return [row for row in rows if row.group not in held_out], [row for row in rows if row.group in held_out]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from radit_job import observe
 from radit_job.config.schema import Model
 from radit_job.config.slices import GenerateSlice
-from radit_job.errors import InputError
+from radit_job.errors import ConfigError, InputError
 from radit_job.rag.gold import GoldFinder
 from radit_job.rag.leakage import LeakFinder
 from radit_job.rag.matching import match_words
@@ -24,13 +25,17 @@ from radit_job.rag.question_writing import (
     Sentence,
     Vectors,
     answer_sentences,
+    looks_english,
 )
 from radit_job.rag.sampling import spread
+from radit_job.rag.written_rounds import WrittenRound, WrittenRounds
 from radit_job.records import Chunk, Dropped, Message, Question, read_rows, write_rows
 
 MIN_PAIRS = 10  # fewer can be neither split nor measured
 SENTENCES_PER_QUESTION = 6  # about one sentence in three gives a question; twice that, to be sure
 SHOWN = 5  # names in one warning
+PROBED_CHUNKS = 200  # enough to tell the documents' language
+ONLY_ENGLISH = "questions can be written from English text only; bring your own pairs with questions.source: file"
 
 
 @dataclass
@@ -50,12 +55,13 @@ def run(
     """Write `questions/questions.jsonl`, `questions/dropped.jsonl` and `questions/summary.json`.
 
     InputError for a question file that cannot be used as it is (with file and line), and for fewer than 10 pairs.
+    A model writes questions from English text only: its examples and the filters behind it are English.
     """
     chunk_file = chunks / "chunks.jsonl"
     if config.questions.source == "file":
         outcome = _from_file(config, _only_file(question_file), chunk_file)
     else:
-        outcome = _from_model(config, chunk_file)
+        outcome = _from_model(config, chunk_file, scratch)
     folder = out / "questions"
     write_rows(folder / "questions.jsonl", outcome.questions)
     write_rows(folder / "dropped.jsonl", outcome.dropped)
@@ -161,30 +167,44 @@ def _draw(questions: Sequence[Question], pairs: Sequence[Pair], limit: int | Non
 # By a language model
 
 
-def _from_model(config: GenerateSlice, chunk_file: Path) -> _Outcome:
+def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path) -> _Outcome:
+    """A killed run writes at most one round of questions again: the finished ones are kept in `scratch`."""
     from radit_job.models.loading import open_embedder, open_generator  # torch, which reading a file does not need
 
+    if config.question_writer is None or config.embedder is None:
+        raise ConfigError("questions.source: generate needs models.question_writer and models.embedder")
     documents = [chunk.document for chunk in read_rows(chunk_file, Chunk)]
     n_wanted = config.questions.per_chunk * len(documents)
     if config.questions.limit is not None:
         n_wanted = min(n_wanted, config.questions.limit)
     sentences = _draw_sentences(chunk_file, documents, n_wanted, config.seed)
+    is_english = looks_english([chunk.text for chunk in itertools.islice(read_rows(chunk_file, Chunk), PROBED_CHUNKS)])
+    if not is_english:
+        observe.warn(f"the documents do not look English: {ONLY_ENGLISH}")
     if len(sentences) < MIN_PAIRS:
         raise InputError(
             f"only {len(sentences)} sentences of the corpus can be answers; at least {MIN_PAIRS} are needed",
-            todo="add documents with running text, or bring your own pairs with questions.source: file",
+            todo="add documents with running text, or bring your own pairs with questions.source: file"
+            if is_english
+            else ONLY_ENGLISH,
         )
     generator = open_generator(*_where(config.question_writer), config.question_writer.dtype)
     embedder = open_embedder(*_where(config.embedder), config.embedder.dtype)
     outcome = _Outcome([], [])
+    rounds = WrittenRounds(scratch / "written.jsonl")
 
     def write(conversations: Sequence[Sequence[Message]], seed: int) -> list[str]:
-        completions = generator.complete(
-            conversations, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed, batch_size=16
-        )
-        outcome.n_llm_calls += len(completions)
-        outcome.n_completion_tokens += sum(completion.n_completion_tokens for completion in completions)
-        return [completion.text for completion in completions]
+        written = rounds.find(conversations, seed)
+        if written is None:
+            completions = generator.complete(
+                conversations, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed, batch_size=16
+            )
+            n_tokens = sum(completion.n_completion_tokens for completion in completions)
+            written = WrittenRound([completion.text for completion in completions], n_tokens)
+            rounds.keep(conversations, seed, written)
+        outcome.n_llm_calls += len(written.texts)
+        outcome.n_completion_tokens += written.n_completion_tokens
+        return written.texts
 
     def embed_sentences(texts: Sequence[str]) -> Vectors:
         with observe.progress("embed sentences", total=len(texts), unit="sentences") as bar:
@@ -199,7 +219,9 @@ def _from_model(config: GenerateSlice, chunk_file: Path) -> _Outcome:
         raise InputError(
             f"the model wrote only {len(outcome.questions)} good pairs from {len(sentences)} sentences; "
             f"at least {MIN_PAIRS} are needed",
-            todo="raise questions.limit, add documents, take a stronger models.question_writer, or bring your own",
+            todo="raise questions.limit, add documents, take a stronger models.question_writer, or bring your own"
+            if is_english
+            else ONLY_ENGLISH,
         )
     if len(outcome.questions) < n_wanted:
         observe.warn(f"{len(outcome.questions)} of {n_wanted} wanted questions passed the filters")

@@ -56,6 +56,8 @@ def _embed(rows: Path, n_chunks: int, embedder: Embedder, scratch: Path) -> int:
     """Fill scratch/vectors.npy block by block; returns how many rows an earlier try had left there."""
     path, mark = scratch / VECTORS, scratch / "n_done.txt"
     n_kept = int(mark.read_text()) if mark.exists() and path.exists() else 0
+    if not n_kept:
+        mark.unlink(missing_ok=True)  # an old one would vouch for the zeros of the new file
     mode = "r+" if n_kept else "w+"
     vectors = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(n_chunks, embedder.dimension))
     chunks = itertools.islice(read_rows(rows, Chunk), n_kept, None)

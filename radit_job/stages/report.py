@@ -9,6 +9,7 @@ from typing import Any
 
 from radit_job import observe
 from radit_job.config.slices import ReportSlice
+from radit_job.rag.grouping import connected_groups
 from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, read_rows
 from radit_job.report.page import Material, render
 
@@ -30,13 +31,15 @@ def run(
 ) -> dict[str, float]:
     """Write `report/report.html`; returns its size and how many answers it shows."""
     rows = list(read_rows(predictions / "predictions.jsonl", Prediction))
+    train, val = (list(read_rows(side / "questions.jsonl", Question)) for side in (train_questions, val_questions))
     page = render(
         Material(
             results=_json(results / "results.json"),
             documents=list(read_rows(chunks / "documents.jsonl", DocumentRow)),
             dropped=_rows_if_there(questions / "dropped.jsonl", Dropped),
             questions_summary=_json(questions / "summary.json") if (questions / "summary.json").exists() else {},
-            n_questions={"train": _count(train_questions), "val": _count(val_questions)},
+            n_questions={"train": len(train), "val": len(val)},
+            n_passages=len(connected_groups([question.chunk_ids for question in val])),
             training=_json(lm / "training.json") if lm else None,
             predictions=rows,
             scores=read_rows(scores / "scores.jsonl", Score),
@@ -61,10 +64,6 @@ def _json(path: Path) -> dict[str, Any]:
 def _rows_if_there(path: Path, kind: type[Dropped]) -> Iterator[Dropped]:
     if path.exists():
         yield from read_rows(path, kind)
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for _ in read_rows(folder / "questions.jsonl", Question))
 
 
 def _pages(path: Path, wanted: set[str]) -> dict[str, int | None]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from radit_job.errors import CorruptArtifact
+from radit_job.errors import CorruptArtifact, StoreError
 from radit_job.hashing import digest, digest_file
 from radit_job.store.objects import ObjectStore
 
@@ -42,8 +42,8 @@ class Manifest:
     artifacts: dict[str, tuple[FileEntry, ...]]
 
     def digest_of(self, artifact: str) -> str:
-        """The artifact's content digest: over its files' paths, sizes and sha256."""
-        return digest([asdict(entry) for entry in self.artifacts[artifact]])
+        """The artifact's content digest."""
+        return digest_of(self.artifacts[artifact])
 
     def n_bytes_of(self, artifact: str) -> int:
         """Size of the artifact's files together."""
@@ -52,6 +52,11 @@ class Manifest:
     def object_name(self, artifact: str, entry: FileEntry) -> str:
         """Where a file of an artifact stands in the store."""
         return f"{attempt_prefix(self.stage, self.key, self.attempt)}{artifact}/{entry.path}"
+
+
+def digest_of(entries: Sequence[FileEntry]) -> str:
+    """An artifact's content digest: over its files' paths, sizes and sha256, in the order of their paths."""
+    return digest([asdict(entry) for entry in entries])
 
 
 def attempt_prefix(stage: str, key: str, attempt: str) -> str:
@@ -65,25 +70,46 @@ def manifest_name(stage: str, key: str) -> str:
 
 
 def publish(
-    store: ObjectStore, stage: str, key: str, folder: Path, artifacts: Sequence[str], result: dict[str, Any]
+    store: ObjectStore,
+    stage: str,
+    key: str,
+    folder: Path,
+    artifacts: Sequence[str],
+    result: dict[str, Any],
+    *,
+    replace: bool = False,
 ) -> tuple[Manifest, bool]:
     """Upload `folder/<artifact>/...` under an attempt of its own and commit it.
 
-    Returns the committed manifest, and whether it is this attempt's: where another was first, its artifact stands.
+    Returns the committed manifest, and whether it is this attempt's: where another was first, its artifact stands,
+    unless `replace` says that this one shall take its place.
     """
     attempt = uuid.uuid4().hex[:12]
     prefix = attempt_prefix(stage, key, attempt)
-    entries = {artifact: _upload(store, prefix + artifact, folder / artifact) for artifact in artifacts}
-    store.write(prefix + "result.json", _json_bytes(result))
-    manifest = Manifest(stage, key, attempt, entries)
-    won = store.create(manifest_name(stage, key), _json_bytes({"format": MANIFEST_FORMAT, **asdict(manifest)}))
+    won = False
+    try:
+        entries = {artifact: _upload(store, prefix + artifact, folder / artifact) for artifact in artifacts}
+        store.write(prefix + "result.json", _json_bytes(result))
+        manifest = Manifest(stage, key, attempt, entries)
+        won = _commit(store, manifest, replace=replace)
+    finally:
+        if not won:
+            _delete_attempt(store, prefix)
     if won:
         return manifest, True
-    _delete_attempt(store, prefix)
     winner = find(store, stage, key)
     if winner is None:
         raise CorruptArtifact("the manifest vanished while it was read", where=manifest_name(stage, key))
     return winner, False
+
+
+def _commit(store: ObjectStore, manifest: Manifest, *, replace: bool) -> bool:
+    name = manifest_name(manifest.stage, manifest.key)
+    data = _json_bytes({"format": MANIFEST_FORMAT, **asdict(manifest)})
+    if replace:
+        store.write(name, data)
+        return True
+    return store.create(name, data)
 
 
 def find(store: ObjectStore, stage: str, key: str) -> Manifest | None:
@@ -94,7 +120,7 @@ def find(store: ObjectStore, stage: str, key: str) -> Manifest | None:
     try:
         plain = json.loads(data)
         if plain["format"] != MANIFEST_FORMAT:
-            raise CorruptArtifact(
+            raise StoreError(
                 f"format {plain['format']} was written by another version of radit-job",
                 where=manifest_name(stage, key),
                 todo="Use that version, or another store.",
@@ -106,10 +132,13 @@ def find(store: ObjectStore, stage: str, key: str) -> Manifest | None:
 
 
 def read_result(store: ObjectStore, manifest: Manifest) -> dict[str, Any]:
-    """What the attempt that won said of itself."""
+    """What the attempt that won said of itself; empty where that is lost, for nothing is decided on it."""
     data = store.read(attempt_prefix(manifest.stage, manifest.key, manifest.attempt) + "result.json")
-    plain: dict[str, Any] = json.loads(data) if data else {}
-    return plain
+    try:
+        plain = json.loads(data or b"{}")
+    except ValueError:
+        return {}
+    return plain if isinstance(plain, dict) else {}
 
 
 def damage(store: ObjectStore, manifest: Manifest) -> str | None:
@@ -134,17 +163,19 @@ def withdraw(store: ObjectStore, stage: str, key: str) -> None:
 def fetch(store: ObjectStore, manifest: Manifest, artifact: str, folder: Path) -> Path:
     """The artifact's folder, every file verified against the manifest; CorruptArtifact where one is not what it was.
 
-    A folder store hands out its own files; they must not be changed.
+    What is damaged is withdrawn, so that the next run computes it anew. A folder store hands out its own files; they
+    must not be changed.
     """
     root: Path | None = None
     for entry in manifest.artifacts[artifact]:
         name = manifest.object_name(artifact, entry)
         path = store.download(name, folder)
         if not path.is_file() or path.stat().st_size != entry.n_bytes or digest_file(path) != entry.sha256:
+            withdraw(store, manifest.stage, manifest.key)
             raise CorruptArtifact(
                 f"{artifact}/{entry.path} is not what {manifest.stage} committed",
                 where=f"{store.url}/{name}",
-                todo="The damaged artifact is withdrawn; run again, and it is computed anew.",
+                todo="It is withdrawn; run again, and it is computed anew.",
             )
         root = path.parents[entry.path.count("/")]
     if root is None:
@@ -154,8 +185,10 @@ def fetch(store: ObjectStore, manifest: Manifest, artifact: str, folder: Path) -
 
 def _upload(store: ObjectStore, prefix: str, folder: Path) -> tuple[FileEntry, ...]:
     entries = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        entry = FileEntry(path.relative_to(folder).as_posix(), path.stat().st_size, digest_file(path))
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in names:
+        path = folder / name
+        entry = FileEntry(name, path.stat().st_size, digest_file(path))
         store.upload(f"{prefix}/{entry.path}", path)
         entries.append(entry)
     return tuple(entries)

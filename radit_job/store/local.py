@@ -14,7 +14,8 @@ from pathlib import Path
 from radit_job.errors import StoreError, TryAgainError
 from radit_job.store.objects import ObjectInfo
 
-TEMPORARY = ".tmp-"  # files in the making; never listed
+TEMPORARY = "tmp"  # files in the making; what a killed process leaves there, `radit gc` deletes
+NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 class LocalStore:
@@ -50,6 +51,10 @@ class LocalStore:
                 os.link(temporary, self._path(name))
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno not in NO_HARD_LINKS:
+                    raise
+                return _create_exclusively(self._path(name), data)
             return True
 
     def upload(self, name: str, path: Path) -> None:
@@ -59,7 +64,7 @@ class LocalStore:
                 temporary.unlink()
                 os.link(path, temporary)
             except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                if error.errno not in (errno.EXDEV, *NO_HARD_LINKS):
                     raise
                 shutil.copyfile(path, temporary)
             temporary.replace(self._path(name))
@@ -73,7 +78,7 @@ class LocalStore:
         with _store_errors(self._root, "read"):
             start = self._root / prefix
             base = start if prefix.endswith("/") or not prefix else start.parent
-            found = [path for path in base.rglob("*") if path.is_file() and not path.name.startswith(TEMPORARY)]
+            found = [path for path in base.rglob("*") if path.is_file()]
             names = sorted((path.relative_to(self._root).as_posix(), path) for path in found)
         for name, path in names:
             if name.startswith(prefix):
@@ -127,10 +132,11 @@ class LocalStore:
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:
-        """A file beside the object in the making; whatever happens, it does not stay."""
-        folder = self._path(name).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        """A file in the making, on the object's own file system; it goes unless this process is killed."""
+        self._path(name).parent.mkdir(parents=True, exist_ok=True)
+        folder = self._root / TEMPORARY
+        folder.mkdir(exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder)
         os.close(handle)
         os.chmod(temporary, 0o644)  # noqa: PTH101 - as any file that a user makes
         try:
@@ -145,6 +151,16 @@ def _write_through(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """For a file system without hard links; a crash may leave a torn file, which its reader must recognise."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from radit_job import observe
 from radit_job.errors import StoreError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -40,11 +42,16 @@ class Checkpoints:
                 shutil.rmtree(older)
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The last checkpoint's tensors and state, or None."""
+        """The last checkpoint's tensors and state, or None; an unreadable one counts as none."""
         steps = self._steps()
         if not steps:
             return None
-        return load_file(steps[-1] / "tensors.safetensors"), json.loads((steps[-1] / "state.json").read_text())
+        last = steps[-1]
+        try:
+            return load_file(last / "tensors.safetensors"), json.loads((last / "state.json").read_text())
+        except (OSError, ValueError, SafetensorError) as error:
+            observe.warn("the last checkpoint cannot be read: training begins anew", folder=str(last), error=str(error))
+            return None
 
     def save_best(self, step: int, weights: Tensors) -> None:
         """Keep the best weights so far beside those that the last checkpoint still names."""

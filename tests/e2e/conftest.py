@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pytest
 NAMES = ["amber", "basalt", "cobalt", "diorite", "epidote", "feldspar", "garnet", "halite", "indigo", "jasper"]
 NAMES += ["kyanite", "lapis", "mica", "nephrite", "obsidian", "pyrite"]
 TONNES = range(17, 17 + 3 * len(NAMES), 3)
+WORDS = "harbour lantern meadow orchard pepper quiver ribbon saddle timber umbrella velvet whistle anchor barrel candle"
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,19 @@ def finished(workplace: Workplace) -> Workplace:
 def write_material(folder: Path, lm: Path) -> None:
     """Sixteen quarries, a paragraph and two questions each; small enough for seconds, real enough for every stage."""
     (folder / "corpus").mkdir()
+    chance = random.Random(5)
     pairs = []
     for name, tonnes in zip(NAMES, TONNES, strict=True):
-        text = f"The quarry of {name} lies in the north. It yields {tonnes} tonnes of stone a day and employs many people. "
-        filler = f"Its road was built by the town of New {name.title()}, whose market sells bread and salt. " * 3
-        (folder / "corpus" / f"{name}.txt").write_text(text + filler)
+        trade = " ".join(chance.sample(WORDS.split(), 8))  # or all documents would read alike, and share their answers
+        yields = f"The quarry of {name} yields {tonnes} tonnes a day of {trade} stone."
+        road = f"Its road was built by the town of New {name.title()}, where {trade[::-1]} is sold."
+        (folder / "corpus" / f"{name}.txt").write_text(f"{yields}\n\n{road}\n")
+        asked = f"How much stone does the quarry of {name} yield?"
         pairs.append(
-            {
-                "question": f"How much stone does the quarry of {name} yield?",
-                "answer": f"{tonnes} tonnes a day",
-                "context": text,
-            }
+            {"question": asked, "answer": f"{tonnes} tonnes a day", "document": f"{name}.txt", "context": yields}
         )
-        pairs.append(
-            {
-                "question": f"Who built the road to the {name} quarry?",
-                "answer": f"the town of New {name.title()}",
-                "context": filler,
-            }
-        )
+        asked = f"Who built the road to the {name} quarry?"
+        pairs.append({"question": asked, "answer": f"the town of New {name.title()}", "context": road})
     (folder / "questions.jsonl").write_text("\n".join(json.dumps(pair) for pair in pairs))
     (folder / "small.yaml").write_text(
         f"""

@@ -32,7 +32,7 @@ def test_a_run_ends_with_results_a_table_and_a_page(finished: Workplace) -> None
 
 def test_a_second_run_is_all_cached_quick_and_light(finished: Workplace) -> None:
     code = (
-        "import sys; from radit_job.cli import app; app(['run', 'small.yaml', '--name', 'small'], standalone_mode=False);"
+        "import sys; from radit_job.cli import app; app(['run', 'small.yaml'], standalone_mode=False);"
         "print('heavy:', sorted({'torch', 'transformers', 'llama_index'} & set(sys.modules)))"
     )
     started_s = time.monotonic()

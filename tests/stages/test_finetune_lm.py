@@ -10,16 +10,18 @@ from radit_job.config.schema import FinetuneLM, Model
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.errors import InputError
 from radit_job.records import Example, Message, write_rows
-from radit_job.stages.finetune_lm import hold_out, run
+from radit_job.stages.finetune_lm import run
+from radit_job.training.examples import hold_out
 
 
 def example(i: int) -> Example:
+    question = f"Where is box {i}?"
     messages = (
         Message("system", "Answer."),
-        Message("user", f"Box {i} is in room {i % 5}.\nQuery: Where is box {i}?"),
+        Message("user", f"Box {i} is in room {i % 5}.\nQuery: {question}"),
         Message("assistant", f"In room {i % 5}."),
     )
-    return Example(f"q{i}", f"chunk{i // 2}", (f"chunk{i // 2}",), (0.5,), True, messages)
+    return Example(f"q{i}", question, f"chunk{i // 2}", (f"chunk{i // 2}",), (0.5,), True, messages)
 
 
 ROWS = [example(i) for i in range(20)]
@@ -45,6 +47,7 @@ def test_it_writes_models_card_and_curve(tiny_lm_folder, tmp_path):
     lm = tmp_path / "out/lm"
     assert {path.name for path in lm.iterdir()} == {"adapter", "merged", "README.md", "training.json"}
     assert counters["n_train"] == 16 and counters["n_dev"] == 4 and counters["n_steps"] == 8
+    assert counters["tokens_per_s"] > 0 and counters["training_s"] > 0
     assert counters["dev_loss_after"] < counters["dev_loss_before"]
 
     model = AutoModelForCausalLM.from_pretrained(lm / "merged")
@@ -60,6 +63,8 @@ def test_it_writes_models_card_and_curve(tiny_lm_folder, tmp_path):
     card = (lm / "README.md").read_text()
     for said in (str(tiny_lm_folder), "sha256:", "16 examples (20 questions and 10 source passages", "(kept)"):
         assert said in card
+    for clock in ("training_s", "tokens_per_s", "tokens/s"):
+        assert clock not in card and clock not in (lm / "training.json").read_text()
     config = json.loads((lm / "adapter/adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])
 

@@ -82,7 +82,6 @@ def artifacts(tmp_path):
         "n_train": 16,
         "n_dev": 2,
         "n_truncated": 3,
-        "tokens_per_s": 400.0,
         "dtype": "float32",
     }
     (tmp_path / "lm").mkdir()
@@ -196,7 +195,10 @@ def test_the_page_tells_the_whole_story(artifacts):
         "3 training examples lost part of the context",
         "kept: step 10",
         "plan.pdf, p. 1",
-        "size_tokens: 256",
+        "size_tokens: 254",
+        "bootstrap_samples: 10000",
+        "question_writer:",
+        "on 12 passages",
         "4.0 KiB, 2 files",
         "b2b2b2b2b2",
         "3.2 s",
@@ -207,6 +209,12 @@ def test_the_page_tells_the_whole_story(artifacts):
 
 def test_the_same_inputs_give_the_same_page(artifacts):
     assert report(artifacts)[0] == report(artifacts)[0]
+
+
+def test_the_speed_of_training_comes_from_its_stage_s_counters(artifacts):
+    assert "tokens/s" not in report(artifacts)[0]
+    finetune_lm = LINEAGE[0] | {"stage": "finetune_lm", "counters": {"tokens_per_s": 1412.3}}
+    assert "1,412 tokens/s" in report(artifacts, lineage=[*LINEAGE, finetune_lm])[0]
 
 
 def test_weights_that_never_got_better_are_named(artifacts):

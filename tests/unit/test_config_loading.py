@@ -169,7 +169,8 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(tmp_path: 
 
 
 def test_an_override_of_text_needs_no_quotes(tmp_path: Path) -> None:
-    overrides = ["name=007", "models.lm={provider: huggingface, name: x}", "models.lm.revision=1234567", "questions.path=null"]
+    overrides = ["name=007", "models.lm={provider: huggingface, name: x}", "models.lm.revision=1234567"]
+    overrides += ["questions.path=null"]
     overrides += ["retrieval.system_prompt=Be #1", 'store="a b"']
     config = load(tmp_path, SMALLEST, *overrides, "retrieval.template={context} {question}: no").config
     assert (config.retrieval.system_prompt, config.store) == ("Be #1", "a b")

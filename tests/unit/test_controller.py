@@ -11,9 +11,10 @@ import pytest
 
 from radit_job.config.loading import load_config
 from radit_job.config.schema import Model
-from radit_job.errors import ConfigError, InputError, Interrupted, RaditError, StageFailed
+from radit_job.errors import ConfigError, CorruptArtifact, InputError, Interrupted, RaditError, StageFailed
 from radit_job.jobs import JobSpec, JobState, Outcome, Resources
 from radit_job.pipeline.catalog import CATALOG
+from radit_job.pipeline.collect import unreferenced
 from radit_job.pipeline.controller import Controller
 from radit_job.pipeline.plan import Decision
 from radit_job.pipeline.runs import load_results, load_run
@@ -75,7 +76,8 @@ class CommittingExecutor:
         if spec.stage == "report":
             (out / "report" / "report.html").write_text("<html></html>")
         result = {"run": spec.run, "seconds": 1.5, "finished_at": "2999-01-01T00:00:00Z"}
-        publish(self.store, spec.stage, spec.key, out, row.writes, result)
+        publish(self.store, spec.stage, spec.key, out, row.writes, result, replace=spec.replace)
+        self.store.drop_scratch(f"out/{spec.key}")
 
 
 class Bench:
@@ -151,7 +153,7 @@ def test_a_metric_setting_reruns_evaluate_and_report_alone(bench: Bench) -> None
 def test_a_chunk_size_reruns_everything_behind_ingest(bench: Bench) -> None:
     bench.run()
     changed = "chunking.size_tokens=128"
-    assert "chunking.size_tokens changed from 256 to 128" in bench.plan(changed)["ingest"].why
+    assert "chunking.size_tokens changed from 254 to 128" in bench.plan(changed)["ingest"].why
     assert sorted(bench.run(changed)) == sorted(ALL)
 
 
@@ -270,3 +272,87 @@ def test_missing_documents_and_questions_are_both_named(bench: Bench) -> None:
         bench.run("corpus.paths=[nowhere.pdf]", "questions.path=gone.jsonl")
     assert "nowhere.pdf" in str(raised.value)
     assert "gone.jsonl" in str(raised.value)
+
+
+def manifest_of(bench: Bench, stage: str) -> Path:
+    record = load_run(bench.store, "small")
+    assert record is not None
+    return Path(bench.store.url, "artifacts", stage, record.stages[stage].key or "", "manifest.json")
+
+
+def test_a_manifest_that_cannot_be_read_is_replaced(bench: Bench) -> None:
+    stable = frozenset(ALL)
+    bench.run(executor=CommittingExecutor(bench.store, stable))
+    path = manifest_of(bench, "augment")
+    path.write_bytes(b'{"format": 1, "stage"')
+    assert "cannot be read" in bench.plan()["augment"].why
+    assert bench.run(executor=CommittingExecutor(bench.store, stable)) == ["augment"]
+    assert bench.run() == []
+
+
+def test_a_flipped_bit_in_the_results_is_found_withdrawn_and_mended(bench: Bench) -> None:
+    stable = frozenset(ALL)
+    bench.run(executor=CommittingExecutor(bench.store, stable))
+    results = next(manifest_of(bench, "evaluate").parent.glob("*/results/results.json"))
+    results.write_bytes(results.read_bytes().replace(b"base", b"bass"))
+    with pytest.raises(CorruptArtifact, match="run again"):
+        bench.run()
+    record = load_run(bench.store, "small")
+    assert record is not None
+    assert record.status == "failed"
+    assert bench.run(executor=CommittingExecutor(bench.store, stable)) == ["evaluate"]
+
+
+def test_a_lost_result_json_costs_its_figures_only(bench: Bench) -> None:
+    bench.run()
+    next(manifest_of(bench, "split").parent.glob("*/result.json")).write_text("{")
+    assert bench.run() == []
+
+
+def test_a_forced_stage_that_fails_leaves_the_old_artifact(bench: Bench) -> None:
+    bench.run()
+    executor = CommittingExecutor(bench.store)
+    executor.failing["finetune_lm"] = Outcome(JobState.FAILED, 1)
+    with pytest.raises(StageFailed):
+        bench.run(force=["finetune_lm"], executor=executor)
+    assert manifest_of(bench, "finetune_lm").exists()
+    assert bench.run() == []
+
+
+def test_the_first_of_two_failures_is_reported(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store, rooms=4)
+    executor.failing["index"] = Outcome(JobState.FAILED, 7)
+    executor.failing["generate"] = Outcome(JobState.FAILED, 9)
+    with pytest.raises(StageFailed, match="exit code 7"):
+        bench.run(executor=executor)
+
+
+def test_models_are_looked_at_before_anything_runs(bench: Bench) -> None:
+    def no_such_model(model: Model) -> str:
+        raise InputError("this folder is not a model", where=model.name)
+
+    loaded = load_config(bench.folder / "small.yaml")
+    executor = CommittingExecutor(bench.store)
+    with pytest.raises(InputError, match="not a model"):
+        Controller(loaded, bench.store, no_such_model, run="small").run(executor)
+    assert executor.started == []
+
+
+def test_gc_spares_what_a_run_had_before_it_was_started_again(bench: Bench) -> None:
+    bench.run()
+    bench.run(until="split")  # the tuned model is still the run's
+    assert unreferenced(bench.store) == {}
+    bench.run("finetune_lm.epochs=1")
+    gone = {name.split("/")[0] for name in unreferenced(bench.store)}
+    assert gone == {"finetune_lm", "answer", "evaluate", "report"}
+
+
+def test_gc_spares_the_checkpoint_of_an_interrupted_run(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store)
+    executor.interrupt_at = "finetune_lm"
+    with pytest.raises(Interrupted):
+        bench.run(executor=executor)
+    key = manifest_of(bench, "finetune_lm").parent.name
+    (bench.store.scratch(f"finetune_lm/{key}") / "checkpoint").write_text("12")
+    (bench.store.scratch("finetune_lm/other") / "checkpoint").write_text("12")
+    assert [name for name in unreferenced(bench.store) if "finetune_lm" in name] == ["scratch/finetune_lm/other"]

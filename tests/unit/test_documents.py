@@ -125,6 +125,25 @@ def test_json_forms(tmp_path, content, name):
     assert [(item.name, item.text) for item in read(tmp_path / "a.json")] == [(name, "Text.")]
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "name", "reason"),
+    [
+        ({"data": [{"paragraphs": [{"context": "Text."}]}, "loose"]}, 1, "a.json/1", "no article with paragraphs"),
+        ({"data": [{"paragraphs": [{"context": "Text."}]}, {"paragraphs": None}]}, 1, "a.json/1", "no article"),
+        ({"data": [{"paragraphs": [{"context": "Text."}, "loose"]}]}, 1, "a.json/0#1", "has no text"),
+        ([{"__data__": '{"text": "Te'}, {"text": "Text."}], 0, "a.json#0", "__data__ is not JSON"),
+        ([{"__data__": "[1]"}, {"text": "Text."}], 0, "a.json#0", "has no text"),
+    ],
+)
+def test_a_malformed_record_is_named_and_the_others_are_read(tmp_path, good, bad, name, reason):
+    (tmp_path / "a.json").write_text(json.dumps(good))
+    items = list(read(tmp_path / "a.json"))
+    assert isinstance(items[bad], Unreadable)
+    assert items[bad].name == name
+    assert reason in items[bad].reason
+    assert items[1 - bad].text == "Text."
+
+
 def test_a_real_llama_index_document_is_read(tmp_path):
     from llama_index.core import Document as LlamaDocument
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from radit_job.rag.grouping import choose_groups, connected_groups
-from radit_job.rag.sampling import spread
+from radit_job.rag.sampling import sample_and_shots, spread
 
 KEYS = st.lists(st.lists(st.integers(0, 12), max_size=3), max_size=30)
 
@@ -51,3 +51,14 @@ def test_every_prefix_of_a_spread_is_even(groups, seed, data):
 
 def test_the_seed_decides_the_order_within_a_group():
     assert spread("a" * 20, 1) == spread("a" * 20, 1) != spread("a" * 20, 2)
+
+
+def test_few_shot_pairs_are_never_in_the_sample():
+    for seed in range(20):
+        sample, shots = sample_and_shots(10, n_sample=4, n_shots=3, seed=seed)
+        assert (len(sample), len(shots)) == (4, 3)
+        assert not set(sample) & set(shots)
+        assert (sample, shots) == sample_and_shots(10, n_sample=4, n_shots=3, seed=seed)
+    samples = {tuple(sample_and_shots(10, n_sample=4, n_shots=3, seed=seed)[0]) for seed in range(9)}
+    assert len(samples) > 5
+    assert sample_and_shots(2, n_sample=4, n_shots=3, seed=1) == ([], [0, 1])  # the few-shot pairs go first

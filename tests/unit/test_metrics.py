@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.tokenize import tokenize
 
 from radit_job.rag import metrics
 
@@ -79,7 +80,19 @@ def test_rouge_l_by_hand():
     assert metrics.rouge_l("police kill the gunman", "police killed the gunman") == pytest.approx(0.75)
     assert metrics.rouge_l("the gunman kill police", "police killed the gunman") == pytest.approx(0.5)
     assert metrics.rouge_l("", "police") == 0.0
-    assert metrics.rouge_l("東京", "東京") == 0.0
+
+
+@given(st.one_of(st.text(st.characters(max_codepoint=127), max_size=40), texts.filter(str.isascii)))
+def test_rouge_words_of_ascii_texts_are_those_of_rouge_score(text):
+    assert metrics.RougeWords().tokenize(text) == tokenize(text, stemmer=None)
+
+
+def test_rouge_l_reads_every_script():
+    assert metrics.rouge_l("Москва — столица", "Москва - столица") == 1.0
+    assert metrics.rouge_l("Москва — город", "Москва - столица") == pytest.approx(0.5)
+    assert metrics.rouge_l("café", "cafe") == 0.0
+    assert metrics.RougeWords().tokenize("東京・RAG_2 はÜber") == ["東", "京", "rag", "2", "は", "über"]
+    assert metrics.rouge_l("東京都", "東京") == pytest.approx(0.8)  # 2 of 3 and 2 of 2 characters
 
 
 def test_answer_words():

@@ -1,7 +1,12 @@
 """Batched answers and scores against transformers, one prompt at a time."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, MistralConfig, MistralForCausalLM
 
 from radit_job.errors import ConfigError, InputError
 from radit_job.models.base import AnswerScore
@@ -123,7 +128,7 @@ def test_no_prompts(lm):
 
 
 def test_bad_providers_and_folders(tmp_path):
-    with pytest.raises(ConfigError, match="not supported"):
+    with pytest.raises(ConfigError, match="unknown model provider"):
         open_generator("openai", "gpt")
     with pytest.raises(InputError, match="no config\\.json"):
         open_generator("huggingface", str(tmp_path))
@@ -131,3 +136,74 @@ def test_bad_providers_and_folders(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be opened"):
         open_generator("huggingface", str(tmp_path))
+
+
+def test_scores_do_not_depend_on_how_many_positions_are_read_at_once(lm, monkeypatch):
+    whole = lm.score(CONVERSATIONS, ANSWERS, batch_size=3)
+    for n_columns in (1, 3):
+        monkeypatch.setattr("radit_job.models.huggingface.MAX_LOGITS", n_columns * 3 * 49152)
+        for found, expected in zip(lm.score(CONVERSATIONS, ANSWERS, batch_size=3), whole, strict=True):
+            assert found.n_tokens == expected.n_tokens
+            assert found.log_probability_nats == pytest.approx(expected.log_probability_nats, abs=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_a_model_with_a_sliding_window_equals_one_at_a_time(lm, batch_size):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(lm.tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        sliding_window=48,
+        eos_token_id=lm.tokenizer.eos_token_id,
+    )
+    mistral = HuggingFaceLM(MistralForCausalLM(config), lm.tokenizer)
+    check_against_one_at_a_time(mistral, CONVERSATIONS, ANSWERS, batch_size, max_new_tokens=12)
+
+
+def copy_of(folder: Path, to: Path, *, without: str = "") -> Path:
+    """The model folder again, but for the tensors whose name contains `without`."""
+    shutil.copytree(folder, to)
+    if without:
+        tensors = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in tensors.items() if without not in name}
+        assert len(kept) < len(tensors)
+        save_file(kept, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+def test_missing_weights_are_named(tiny_lm_folder, tmp_path):
+    folder = copy_of(tiny_lm_folder, tmp_path / "lm", without="layers.1.mlp")
+    with pytest.raises(InputError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight and 2 more"):
+        open_generator("huggingface", str(folder))
+
+
+def test_truncated_weights_are_an_input_error(tiny_lm_folder, tmp_path):
+    folder = copy_of(tiny_lm_folder, tmp_path / "lm")
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(InputError, match="cannot be opened"):
+        open_generator("huggingface", str(folder))
+
+
+def test_an_encoder_is_no_language_model(lm, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertForMaskedLM(BertConfig(vocab_size=len(lm.tokenizer), **sizes)).save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="encoder"):
+        open_generator("huggingface", str(tmp_path))
+
+
+def test_a_tokenizer_without_an_end_is_an_input_error(tiny_lm_folder, tmp_path):
+    folder = copy_of(tiny_lm_folder, tmp_path / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token, tokenizer.chat_template = None, None
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match="end-of-sequence"):
+        open_generator("huggingface", str(folder))

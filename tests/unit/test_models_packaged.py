@@ -11,8 +11,9 @@ import pytest
 from radit_job.errors import ConfigError, InputError, ServiceError
 from radit_job.models import conversion, identity, packaged
 from radit_job.models.identity import model_identity
-from radit_job.models.loading import open_embedder, open_tokenizer
+from radit_job.models.loading import model_folder, open_embedder
 from radit_job.models.precision import choose_dtype
+from radit_job.models.token_counter import open_token_counter
 
 
 @pytest.fixture
@@ -134,9 +135,9 @@ def test_identity_imports_no_deep_learning_library():
 
 
 def test_the_tokenizer_neither_cuts_nor_pads_nor_adds():
-    tokenize = open_tokenizer("packaged", "all-minilm-l6-v2")
-    assert len(tokenize("word " * 1000)) == 1000
-    assert len(tokenize("word")) == 1
+    count = open_token_counter("packaged", "all-minilm-l6-v2")
+    assert count("word " * 1000) == 1000
+    assert count("word") == 1
 
 
 def test_vectors_keep_the_order_and_are_normalised_and_long_texts_are_counted(monkeypatch):
@@ -154,6 +155,58 @@ def test_vectors_keep_the_order_and_are_normalised_and_long_texts_are_counted(mo
     assert sum(done) == 12
     assert embedder.n_truncated == 3 and len(warnings) == 1 and "3 of 12" in warnings[0]
     assert embedder.embed_documents([]).shape == (0, 384)
+
+
+def test_vectors_of_a_bfloat16_encoder_have_length_1():
+    vectors = open_embedder("packaged", "all-minilm-l6-v2", dtype="bfloat16").embed_documents(["A cat.", "Why?", ""])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_static_embedding_is_an_encoder_although_it_has_no_config(tmp_path, own_cache):
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model_folder("packaged", "all-minilm-l6-v2") / "tokenizer.json"))
+    torch.manual_seed(0)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)]).save_pretrained(
+        str(tmp_path / "static")
+    )
+    assert not (tmp_path / "static/config.json").exists()
+    assert model_identity("huggingface", str(tmp_path / "static")).startswith("sha256:")
+    embedder = open_embedder("huggingface", str(tmp_path / "static"), dtype="float32")
+    vectors = embedder.embed_documents(["cat", "a dog and many other words", "cat"])
+    assert vectors.shape == (3, 16)
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_a_cut_encoder_is_an_input_error(tmp_path):
+    import shutil
+
+    shutil.copytree(model_folder("packaged", "all-minilm-l6-v2"), tmp_path / "cut")
+    with (tmp_path / "cut/model.safetensors").open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(InputError, match="cannot be opened as a text encoder"):
+        open_embedder("huggingface", str(tmp_path / "cut"))
+
+
+def test_a_hub_model_is_fetched_by_branch_so_that_the_cache_knows_it_offline(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder, asked = model_at(tmp_path / "model"), []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, revision, **_: asked.append(revision) or str(folder)
+    )
+    model_folder("huggingface", "org/name")
+    model_folder("huggingface", "org/name", "v1")
+    refs = tmp_path / "hub/models--org--name/refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("a" * 40)
+    model_folder("huggingface", "org/name")
+    assert asked == [None, "v1", "a" * 40], "what is cached stays, also when the branch has moved on"
 
 
 def test_dtype():

@@ -8,6 +8,7 @@ from radit_job.rag.question_writing import (
     answer_sentences,
     content_words,
     first_question,
+    looks_english,
     question_prompt,
 )
 from radit_job.records import Chunk
@@ -47,6 +48,13 @@ def test_content_words_ignore_small_words_and_endings():
         == content_words("a model that observes")
         == {"model", "observ"}
     )
+
+
+def test_english_is_told_from_its_neighbours():
+    assert looks_english([PUMP, GATE])
+    german = "Die Pumpe in der Halle an der Wand war so alt, dass niemand mehr wusste, wer sie gebaut hat."
+    french = "La pompe a été construite par on ne sait qui, et on me dit que le port a changé depuis."
+    assert not looks_english([german]) and not looks_english([french]) and not looks_english(["泵在大厅里。"])
 
 
 def embed_by_words(texts):

@@ -26,7 +26,7 @@ ROWS = [
     Question("q1", "Why?", "Because.", None, ("a.pdf#00001", "b.md#00000"), "file"),
     Question("q2", "Who?", "Nobody.", "a.pdf", (), "generated"),
     Dropped("duplicate", "pairs.jsonl:17", "Why?"),
-    Example("q1", "g", ("c",), (0.5,), None, (Message("system", "s"), Message("user", "u"), Message("assistant", "a"))),
+    Example("q1", "u", "g", ("c",), (0.5,), None, (Message("system", "s"), Message("assistant", "a"))),
     Prediction("q1", "lm", "val", "Why?", "B.", "B", ("c",), (0.1,), ("c",), 1, 20, 3, "stop", 1.25, None),
     Score("q1", "lm", "val", "token_f1", None, "the judge gave no number"),
 ]

@@ -8,26 +8,33 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from radit_job.errors import InputError
+from radit_job.errors import InputError, StageFailed
 from radit_job.models.loading import open_generator
-from radit_job.records import Message
-from radit_job.training import lm as lm_module
+from radit_job.records import Example, Message
+from radit_job.training import loop
 from radit_job.training.batches import collate, epoch_batches
+from radit_job.training.checkpoint import Checkpoints
 from radit_job.training.examples import GAP, EncodedExample, encode_examples, fit
-from radit_job.training.lm import LMTrainingSettings, learning_rate_at, tune
+from radit_job.training.lm import tune
 from radit_job.training.lowrank import use_merged_products
+from radit_job.training.settings import LMTrainingSettings, learning_rate_at
 
 COLOURS = ["red", "green", "blue", "black", "white", "brown"]
 SETTINGS = LMTrainingSettings(epochs=6, learning_rate=1e-2, batch_size=4, patience=0, lora_rank=4, dtype="float32")
 
 
-def conversation(colour: str, i: int) -> tuple[Message, ...]:
-    question = f"The box {i} is {colour}.\nQuery: What colour is box {i}?"
-    return (Message("system", "Answer."), Message("user", question), Message("assistant", f"It is {colour}."))
+def example(question: str, text: str, answer: str) -> Example:
+    messages = (Message("system", "Answer."), Message("user", text), Message("assistant", answer))
+    return Example("q", question, "group", (), (), None, messages)
 
 
-TRAIN = [conversation(COLOURS[i % 6], i) for i in range(18)]
-DEV = [conversation(COLOURS[i % 6], i) for i in range(18, 24)]
+def box(i: int) -> Example:
+    question, colour = f"What colour is box {i}?", COLOURS[i % 6]
+    return example(question, f"The box {i} is {colour}.\nQuery: {question}", f"It is {colour}.")
+
+
+TRAIN = [box(i) for i in range(18)]
+DEV = [box(i) for i in range(18, 24)]
 
 
 def run(folder: Path, at: Path, settings: LMTrainingSettings = SETTINGS, dev=DEV):
@@ -54,10 +61,10 @@ def test_the_adapter_on_the_base_is_the_merged_model_and_has_the_loss_that_was_m
     adapted = PeftModel.from_pretrained(base, tmp_path / "lm/adapter")
     assert adapted.peft_config["default"].base_model_name_or_path == "tiny"
     tuned = open_generator("huggingface", str(tmp_path / "lm/merged"), dtype="float32")
-    ids = torch.tensor([tuned.chat.prompt_ids(DEV[0][:-1])])
+    ids = torch.tensor([tuned.chat.prompt_ids(DEV[0].messages[:-1])])
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
-    scores = tuned.score([turn[:-1] for turn in DEV], [turn[-1].content for turn in DEV])
+    scores = tuned.score([row.messages[:-1] for row in DEV], [row.messages[-1].content for row in DEV])
     nats = -sum(score.log_probability_nats for score in scores) / sum(score.n_tokens for score in scores)
     assert nats == pytest.approx(summary.dev_loss_after, abs=1e-4)
 
@@ -111,10 +118,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken(tiny_lm_folder, tmp_path):
 
 
 def test_a_step_in_many_passes_equals_one_padded_pass(tiny_lm_folder, tmp_path, monkeypatch):
-    rows = [
-        (*turn[:-1], Message("assistant", f"{turn[-1].content} So " + "it is " * (7 * (i % 4))))
-        for i, turn in enumerate(TRAIN)
-    ]
+    rows = [example("Which?", f"Box {i}. Which?", "It is red. So " + "it is " * (7 * (i % 4))) for i in range(18)]
 
     def losses(at: Path, **settings) -> list[float]:
         done = tune(
@@ -129,10 +133,10 @@ def test_a_step_in_many_passes_equals_one_padded_pass(tiny_lm_folder, tmp_path, 
         return [row["loss"] for row in done.steps]
 
     monkeypatch.setattr(
-        lm_module, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)]
+        loop, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)]
     )
     in_parts = losses(tmp_path / "a", batch_size=2, accumulation_steps=3)  # on a CPU: six passes of one row
-    monkeypatch.setattr(lm_module._Loop, "_passes", lambda self, examples: iter([examples]))
+    monkeypatch.setattr(loop.TrainingLoop, "_passes", lambda self, examples: iter([examples]))
     assert in_parts == pytest.approx(losses(tmp_path / "b", batch_size=6), abs=2e-3)
 
 
@@ -210,12 +214,12 @@ def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, q
     chat = open_generator("huggingface", str(tiny_lm_folder)).chat
     context, question = "".join(f"Fact {i} is true. " for i in range(300)), "Query: What does the LSR loss train?"
     text = f"{question}\n{context}" if question_first else f"{context}\n{question}"
-    turn = (Message("system", "Answer."), Message("user", text), Message("assistant", "The query encoder."))
-    cut = fit(chat, turn, 400)
+    row = example(question, text, "The query encoder.")
+    cut = fit(chat, row, 400)
     assert question in cut[1].content and GAP in cut[1].content
-    assert (cut[0], cut[2]) == (turn[0], turn[2])
+    assert (cut[0], cut[2]) == (row.messages[0], row.messages[2])
     assert cut[1].content.partition(GAP)[0] == text[: len(cut[1].content.partition(GAP)[0])], "characters must survive"
-    encoded = encode_examples(chat, [turn, TRAIN[0]], 400)
+    encoded = encode_examples(chat, [row, TRAIN[0]], 400)
     assert (encoded.n_truncated, encoded.n_dropped) == (1, 0)
     assert 380 < len(encoded.examples[0].ids) <= 400
     assert encoded.examples[0].ids[-encoded.examples[0].n_answer_tokens :] == tuple(
@@ -225,7 +229,78 @@ def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, q
 
 def test_an_example_whose_answer_alone_is_too_long_is_dropped_or_an_error(tiny_lm_folder):
     chat = open_generator("huggingface", str(tiny_lm_folder)).chat
-    long = (Message("user", "Why? " * 100), Message("assistant", "because " * 300))
+    long = example("Why?", "Why? " * 100, "because " * 300)
     assert encode_examples(chat, [long, TRAIN[0]], 256).n_dropped == 1
     with pytest.raises(InputError, match="256 tokens"):
         encode_examples(chat, [long], 256)
+
+
+@pytest.mark.parametrize("question_first", [True, False])
+def test_an_example_is_dropped_rather_than_asked_with_half_a_question(tiny_lm_folder, question_first):
+    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    question = "What is " + " and ".join(f"fact {i}" for i in range(60)) + "?"
+    parts = [question, "".join(f"Fact {i} is true. " for i in range(300))]
+    row = example(question, "\n".join(parts if question_first else parts[::-1]), "Nothing.")
+    assert encode_examples(chat, [row, TRAIN[0]], 400).n_dropped == 1
+    assert encode_examples(chat, [row, TRAIN[0]], 1000).n_truncated == 1
+
+
+def test_examples_are_cut_to_what_the_model_reads(tiny_lm_folder, tmp_path):
+    long = example("Why?", "Fact. " * 2000 + "Why?", "So.")
+    settings = LMTrainingSettings(epochs=1, batch_size=1, max_tokens=4096, dtype="float32")
+    done = tune(tiny_lm_folder, [long], [], settings, out=tmp_path / "lm", scratch=tmp_path / "s", base_name="tiny")
+    assert done.n_truncated == 1 and 1000 < done.n_tokens <= 1024
+
+
+@pytest.mark.parametrize("dev", [DEV, []])
+def test_training_that_diverges_is_an_error_and_writes_no_model(tiny_lm_folder, tmp_path, dev):
+    settings = LMTrainingSettings(epochs=1, learning_rate=1e30, batch_size=4, dtype="float32")
+    with pytest.raises(StageFailed, match="diverged at step") as caught:
+        run(tiny_lm_folder, tmp_path, settings, dev=dev)
+    assert "learning_rate" in caught.value.todo
+    assert not (tmp_path / "lm").exists()
+
+
+def test_adapters_on_a_bfloat16_base_are_rounded_once_when_they_are_merged(tiny_lm_folder, tmp_path):
+    settings = LMTrainingSettings(epochs=1, learning_rate=1e-2, batch_size=4, lora_rank=4, dtype="bfloat16")
+    run(tiny_lm_folder, tmp_path, settings, dev=[])
+    base = AutoModelForCausalLM.from_pretrained(tiny_lm_folder, dtype=torch.bfloat16).to(torch.float32)
+    exact = PeftModel.from_pretrained(base, tmp_path / "lm/adapter").merge_and_unload().state_dict()
+    merged = load_file(tmp_path / "lm/merged/model.safetensors")
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, exact[name].to(torch.bfloat16)), name
+
+
+def test_equal_training_is_an_equal_record_whatever_time_it_took(tiny_lm_folder, tmp_path):
+    settings = LMTrainingSettings(epochs=1, batch_size=6, dtype="float32")
+    first, second = (run(tiny_lm_folder, tmp_path / name, settings) for name in "ab")
+    assert first.training_s != second.training_s
+    assert first.to_json() == second.to_json()
+
+
+def test_a_checkpoint_is_taken_by_a_run_that_only_names_its_dtype_or_interval_otherwise(tiny_lm_folder, tmp_path):
+    def steps_done(**changes) -> int:
+        done = []
+        plain = torch.optim.AdamW.step
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.optim.AdamW, "step", lambda *a: done.append(1) or plain(*a))
+            patch.setattr("radit_job.models.precision.bfloat16_pays", lambda kind: False)
+            run(tiny_lm_folder, tmp_path, LMTrainingSettings(epochs=1, batch_size=6, **changes))
+        return len(done)
+
+    assert steps_done(dtype="float32") == 3
+    assert steps_done(dtype="auto", checkpoint_interval_s=5.0) == 0
+    assert steps_done(dtype="float32", seed=8) == 3
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json"])
+def test_an_unreadable_checkpoint_counts_as_none(tmp_path, monkeypatch, file):
+    warnings = []
+    monkeypatch.setattr("radit_job.training.checkpoint.observe.warn", lambda message, **_: warnings.append(message))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, {"a": torch.ones(2)}, {"fingerprint": "x"})
+    assert checkpoints.load()[1]["step"] == 3 and not warnings
+    path = tmp_path / "step-00000003" / file
+    path.write_bytes(path.read_bytes()[:-5])
+    assert checkpoints.load() is None
+    assert len(warnings) == 1

@@ -50,6 +50,13 @@ def test_separate_has_one_example_per_chunk(folders, tmp_path, chunks, embedding
         assert sum(text in row.messages[1].content for text, _, _ in PARAGRAPHS) == 1
 
 
+def test_questions_that_share_a_gold_chunk_are_one_group(folders, tmp_path, chunks, embeddings):
+    gold = [(4, 5), (5,), (6, 7), (5, 6), (8,)]
+    rows = [question(n, chunk_ids=tuple(f"facts.txt#{chunk:05d}" for chunk in ids)) for n, ids in enumerate(gold)]
+    _, _, examples = run(folders, tmp_path, chunks, embeddings, rows)
+    assert [row.group for row in examples] == ["facts.txt#00004"] * 4 + ["facts.txt#00008"]
+
+
 def test_the_other_formats_hold_the_same(folders, tmp_path, chunks, embeddings):
     _, folder, examples = run(folders, tmp_path, chunks, embeddings, [question(0), question(1, source="generated")])
     lines = [json.loads(line) for line in (folder / "openai.jsonl").read_text().splitlines()]

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from facts import make_config
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from radit_job.config.slices import EvaluateSlice
 from radit_job.errors import InputError
@@ -125,3 +126,18 @@ def test_a_judge_that_cannot_judge_gives_failures_and_no_numbers(folders, monkey
     errors = [score.error for score in judged if score.error]
     assert errors[0] == "too long" and len(errors) >= 2  # this model opens with prose, not with a score
     assert all(error == "too long" or error.startswith("no score in the judge's answer: '") for error in errors)
+
+
+def test_a_judgement_that_raises_is_counted_and_the_others_go_on(folders, small_lm, tmp_path, monkeypatch):
+    """A GPT-2 has a vector for each of its 1024 positions and none for a longer prompt."""
+    monkeypatch.setattr(evaluate, "JUDGEMENT_TOKENS", 8)
+    tokenizer = AutoTokenizer.from_pretrained(small_lm / "merged")
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 1024}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    rows = [prediction(0, "base", "water " * 2000), prediction(1, "base", "water")]
+    judge = {"provider": "huggingface", "name": str(tmp_path / "judge")}
+    counters, _, table, scores = run(folders, rows, models={"judge": judge}, evaluate={"metrics": ["correctness"]})
+    too_long, unreadable = [score for score in scores if score.metric == "correctness"]
+    assert too_long.error.startswith("IndexError: ") and "no score" in unreadable.error
+    assert table["base", "val", "correctness"]["n_failed"] == counters["n_failed"] == 2

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -44,6 +45,27 @@ def test_a_killed_run_goes_on_behind_its_last_block(chunks, embeddings, folders,
     counters = index.run(IndexSlice.of(make_config()), chunks=chunks, out=out, scratch=scratch)
     assert seen == [4, 4, 2, 2]
     assert counters == {"n_chunks": 10, "dimension": 384, "n_resumed": 8}
+    whole = np.load(embeddings / "vectors.npy")
+    assert np.load(out / "embeddings" / "vectors.npy") == pytest.approx(whole, abs=1e-4)
+
+
+def test_two_kills_never_leave_vectors_of_zeros(chunks, embeddings, folders, monkeypatch):
+    out, scratch = folders
+    config = IndexSlice.of(make_config())
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(index, "write_facts", killed)  # the vectors are done and moved to out, which a kill throws away
+        index.run(config, chunks=chunks, out=out, scratch=scratch)
+    shutil.rmtree(out / "embeddings")
+    with monkeypatch.context() as second, pytest.raises(KeyboardInterrupt):
+        second.setattr(index, "_check_finite", killed)  # a new file lies there, with nothing in it yet
+        index.run(config, chunks=chunks, out=out, scratch=scratch)
+    shutil.rmtree(out / "embeddings")
+    counters = index.run(config, chunks=chunks, out=out, scratch=scratch)
+    assert counters["n_resumed"] == 0
     whole = np.load(embeddings / "vectors.npy")
     assert np.load(out / "embeddings" / "vectors.npy") == pytest.approx(whole, abs=1e-4)
 

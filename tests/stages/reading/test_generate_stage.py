@@ -5,8 +5,11 @@ import json
 import pytest
 
 from radit_job import observe
+from radit_job.config.schema import Config, Model
 from radit_job.config.slices import GenerateSlice, SplitSlice
 from radit_job.errors import InputError
+from radit_job.models.huggingface import HuggingFaceLM
+from radit_job.rag import question_writing
 from radit_job.records import Chunk, Dropped, Question, read_rows, write_rows
 from radit_job.stages import generate, split
 
@@ -65,6 +68,17 @@ def run_file(tmp_path, chunks, pairs, **questions):
     counters = generate.run(settings, chunks=chunks, question_file=folder, out=out, scratch=out)
     summary = json.loads((out / "questions" / "summary.json").read_text())
     return counters, list(read_rows(out / "questions" / "questions.jsonl", Question)), summary
+
+
+def test_models_that_a_question_file_does_not_need_are_not_in_the_key():
+    def slice_of(source, writer):
+        whole = {"questions": source, "models": {"question_writer": {"name": writer}}}
+        return GenerateSlice.of(Config(name="x", corpus={"paths": ["d"]}, **whole)).model_dump(mode="json")
+
+    file, written = {"source": "file", "path": "q.jsonl"}, {"source": "generate"}
+    assert slice_of(file, "one") == slice_of(file, "other")
+    assert (slice_of(file, "one")["question_writer"], slice_of(file, "one")["embedder"]) == (None, None)
+    assert slice_of(written, "one")["question_writer"]["name"] == "one"
 
 
 def test_pairs_from_a_file_get_their_gold_chunks(tmp_path, chunks):
@@ -208,3 +222,52 @@ def test_the_packaged_model_writes_questions_that_find_their_sentences(tmp_path,
         assert [texts[chunk_id] for chunk_id in row.chunk_ids] == [row.answer]
     # Four samples of each sentence: each one was kept, or dropped for a reason that is counted.
     assert counters["n_llm_calls"] == 4 * len(WRITTEN_FROM) == counters["n_questions"] + counters["n_dropped"]
+
+
+def test_a_killed_run_keeps_its_finished_rounds(tmp_path, tiny_lm_folder, monkeypatch):
+    """The tiny model writes no question, but what it wrote is in dropped.jsonl, word for word."""
+    monkeypatch.setattr(generate, "MIN_PAIRS", 0)
+    monkeypatch.setattr(question_writing, "SENTENCES_PER_ROUND", 3)
+    monkeypatch.setattr(question_writing, "N_SAMPLES", 2)
+    rows = [chunk(f"d{number}", 0, text) for number, text in enumerate(WRITTEN_FROM)]
+    write_rows(tmp_path / "chunks" / "chunks.jsonl", rows)
+    settings = config(source="generate", per_chunk=1).model_copy(
+        update={"question_writer": Model(provider="huggingface", name=str(tiny_lm_folder))}
+    )
+    n_rounds, die_in_round = 0, 0
+    real = HuggingFaceLM.complete
+
+    def counted(lm, *conversations, **how):
+        nonlocal n_rounds
+        n_rounds += 1
+        if n_rounds == die_in_round:
+            raise KeyboardInterrupt
+        return real(lm, *conversations, **how)
+
+    monkeypatch.setattr(HuggingFaceLM, "complete", counted)
+
+    def run_in(name):
+        out, scratch = tmp_path / name, tmp_path / f"{name}-scratch"
+        scratch.mkdir(exist_ok=True)
+        out.mkdir(exist_ok=True)
+        counters = generate.run(settings, chunks=tmp_path / "chunks", out=out, scratch=scratch)
+        return counters, (out / "questions" / "dropped.jsonl").read_text()
+
+    undisturbed = run_in("undisturbed")
+    assert undisturbed[0]["n_llm_calls"] == undisturbed[0]["n_dropped"] == 2 * len(WRITTEN_FROM)
+    n_rounds, die_in_round = 0, 3
+    with pytest.raises(KeyboardInterrupt):
+        run_in("killed")
+    with (tmp_path / "killed-scratch" / "written.jsonl").open("a") as file:
+        file.write('{"asked": "sha256:')  # a kill in the middle of a line
+    n_rounds, die_in_round = 0, 0
+    assert run_in("killed") == undisturbed
+    assert n_rounds == 1  # of three: two were kept
+
+
+def test_documents_that_are_not_english_are_named_as_the_reason(tmp_path):
+    german = "Der Turm am Hafen wurde im Jahr achtzehnhundert von vielen Leuten aus der Stadt gebaut."
+    write_rows(tmp_path / "chunks" / "chunks.jsonl", [chunk(f"d{number}", 0, german) for number in range(3)])
+    with pytest.raises(InputError, match="only 1 sentences") as caught:
+        generate.run(config(source="generate"), chunks=tmp_path / "chunks", out=tmp_path, scratch=tmp_path)
+    assert "from English text only" in caught.value.todo

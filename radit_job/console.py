@@ -1,0 +1,91 @@
+"""What the commands print for people: tables, states, log lines. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from radit_job.errors import ConfigError
+from radit_job.observe.terminal import fields_of
+from radit_job.pipeline.runs import RunRecord, load_results, log_events, require_run, run_file
+from radit_job.report.terminal import results_csv, results_table, runs_table
+from radit_job.store import ObjectStore
+
+ENDED_WELL = ("done", "cached")
+
+
+def print_end(store: ObjectStore, record: RunRecord, seconds: float) -> None:
+    """The table, if the run came to it, and where the page is."""
+    if record.stages["evaluate"].status in ENDED_WELL:
+        print_results([load_results(store, record.run)], "table")
+    n_cached = sum(item.status == "cached" for item in record.stages.values())
+    n_ran = sum(item.status == "done" for item in record.stages.values())
+    typer.echo(f"{record.run}: {n_ran} stages ran, {n_cached} cached, {seconds:.1f} s")
+    if record.stages["report"].status in ENDED_WELL:
+        typer.echo(f"report: {place(store, record.run, 'report.html')}")
+
+
+def place(store: ObjectStore, run: str, name: str) -> Path:
+    """Where a file of a run lies in a folder store."""
+    return Path(store.url, run_file(run, name))
+
+
+def warn_if_older(store: ObjectStore, run: str) -> None:
+    """Results stay until the next ones come; a run that is not through since must say so."""
+    status = require_run(store, run).status
+    if status != "done":
+        typer.echo(f"note: run {run} is {status} now; this is what it last came to", err=True)
+
+
+def print_results(found: list[dict[str, Any]], form: str) -> None:
+    """One run's results or several side by side, as table, json or csv."""
+    if form == "json":
+        typer.echo(json.dumps(found[0] if len(found) == 1 else found, indent=1, ensure_ascii=False))
+    elif form == "csv":
+        typer.echo(results_csv(*found), nl=False)
+    elif form == "table":
+        Console().print(results_table(found[0]) if len(found) == 1 else runs_table(found))
+    else:
+        raise ConfigError(f"unknown format {form!r}", where="--format", todo="Choose table, json or csv.")
+
+
+def print_status(store: ObjectStore, record: RunRecord, *, cut_off: bool) -> None:
+    """A line for the run and one for each stage; for one that runs, how far it is."""
+    state = "cut off; the same `radit run` goes on from there" if cut_off else record.status
+    typer.echo(f"{record.run}: {state}, started {record.started_at}")
+    for item in record.stages.values():
+        says = item.why
+        if item.status == "running":
+            events = log_events(store, record.run, item.stage)
+            progress = [event for event in events if event.get("event") == "progress"]
+            if progress:
+                last = progress[-1]
+                says = f"{last['label']} {last['done']}/{last['total'] or '?'} {last['unit']}"
+        seconds = f"{item.seconds:8.1f} s" if item.seconds is not None and item.status != "running" else " " * 10
+        print_wrapped(f"  {item.stage:<12} {item.status:<8} {seconds}  ", says)
+
+
+def print_event(event: dict[str, Any]) -> None:
+    """One event of a stage's log as a line for the eye."""
+    if event["event"] == "output":
+        typer.echo(event["text"])
+        return
+    clock = time.strftime("%H:%M:%S", time.localtime(event.get("time_s", 0)))
+    says = event.get("message") or event.get("what") or event["event"]
+    typer.echo(f"{clock} {event.get('level', event['event']):<8} {says} {fields_of(event)}".rstrip())
+    if "traceback" in event:
+        typer.echo(event["traceback"])
+
+
+def print_wrapped(start: str, text: str) -> None:
+    """A text in a column of its own behind `start`."""
+    width = max(60, min(shutil.get_terminal_size().columns, 120))
+    lines = [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width - len(start)) or [""]]
+    typer.echo("\n".join((start if i == 0 else " " * len(start)) + line for i, line in enumerate(lines)).rstrip())
