@@ -123,9 +123,9 @@ def main() -> None:
             print(f"{name:37}{'not installed':>20}")
             continue
         seconds *= args.queries / n_queries
-        equal = np.mean([a == b for a, b in zip(ids, truth, strict=False)]) if ids else float("nan")
+        equal = f"{np.mean([a == b for a, b in zip(ids, truth, strict=False)]):.0%}" if ids else "-"
         note = "" if n_queries == args.queries else f"  extrapolated from {n_queries} queries"
-        print(f"{name:37}{seconds:10.2f}{gflop / seconds:10.0f}{equal:11.0%}{note}")
+        print(f"{name:37}{seconds:10.2f}{gflop / seconds:10.0f}{equal:>11}{note}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, all peers together")
 
 
