@@ -19,7 +19,8 @@ from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
 from radit_job.models.loading import open_embedder, open_generator
 from radit_job.pipeline.graph import producer_of
-from radit_job.pipeline.runs import load_results, require_run, run_file
+from radit_job.pipeline.names import run_file
+from radit_job.pipeline.runs import load_results, require_run
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.retrieval import search
 from radit_job.rag.vector_index import VectorIndex
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from radit_job.models.huggingface import HuggingFaceLM
     from radit_job.rag.retrieval import Rows, Similarities, Vectors
 
+# Their folders are deleted when the process ends, and not with the Run: what `artifact` returned is only a path.
+_FETCHED: list[tempfile.TemporaryDirectory[str]] = []
 ASKABLE_ARMS = ("closed_book", "base", "lm")
 
 
@@ -47,6 +50,8 @@ class Run:
         self._store = open_store(store)
         self._record = require_run(self._store, run)
         self._fetched = tempfile.TemporaryDirectory(prefix="radit-")
+        _FETCHED.append(self._fetched)
+        self._folders: dict[str, Path] = {}
 
     @cached_property
     def config(self) -> Config:
@@ -69,7 +74,12 @@ class Run:
         return pairs
 
     def artifact(self, name: str) -> Path:
-        """The verified folder of an artifact of this run, such as `chunks` or `lm`; do not change what is in it."""
+        """The verified folder of an artifact of this run, such as `chunks` or `lm`; do not change what is in it.
+
+        It is there until the process ends.
+        """
+        if name in self._folders:
+            return self._folders[name]
         stage = producer_of(name)
         record = self._record.stages.get(stage)
         manifest = find(self._store, stage, record.key) if record and record.key else None
@@ -78,8 +88,8 @@ class Run:
                 f"run {self._record.run!r} has no {name}: its stage {stage} has not ended", where=self._store.url
             )
         folder = Path(self._fetched.name, name)
-        folder.mkdir(exist_ok=True)
-        return fetch(self._store, manifest, name, folder)
+        self._folders[name] = fetch(self._store, manifest, name, folder)
+        return folder
 
     def retriever(self, arm: str = "lm") -> BaseRetriever:
         """The arm's retriever over the run's chunks, with the run's k; it ranks as the pipeline does."""

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import textwrap
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from radit_job.errors import ConfigError
-from radit_job.observe.terminal import fields_of
-from radit_job.pipeline.runs import RunRecord, load_results, log_events, require_run, run_file
+from radit_job.observe.events import progress_text
+from radit_job.observe.terminal import condition_text, fields_of
+from radit_job.pipeline.names import run_file
+from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, log_events, require_run
 from radit_job.report.terminal import results_csv, results_table, runs_table
 from radit_job.store import ObjectStore
 
@@ -32,9 +38,9 @@ def print_end(store: ObjectStore, record: RunRecord, seconds: float) -> None:
         typer.echo(f"report: {place(store, record.run, 'report.html')}")
 
 
-def place(store: ObjectStore, run: str, name: str) -> Path:
-    """Where a file of a run lies in a folder store."""
-    return Path(store.url, run_file(run, name))
+def place(store: ObjectStore, run: str, name: str) -> str:
+    """Where a file of a run lies, for people."""
+    return f"{store.url.partition('?')[0].rstrip('/')}/{run_file(run, name)}"
 
 
 def warn_if_older(store: ObjectStore, run: str) -> None:
@@ -56,36 +62,70 @@ def print_results(found: list[dict[str, Any]], form: str) -> None:
         raise ConfigError(f"unknown format {form!r}", where="--format", todo="Choose table, json or csv.")
 
 
-def print_status(store: ObjectStore, record: RunRecord, *, cut_off: bool) -> None:
-    """A line for the run and one for each stage; for one that runs, how far it is."""
+def status_lines(store: ObjectStore, record: RunRecord, *, cut_off: bool) -> list[str]:
+    """A line for the run and one for each stage; for one that runs, how it stands."""
     state = "cut off; the same `radit run` goes on from there" if cut_off else record.status
-    typer.echo(f"{record.run}: {state}, started {record.started_at}")
+    lines = [f"{record.run}: {state}, started {record.started_at}"]
     for item in record.stages.values():
-        says = item.why
-        if item.status == "running":
-            events = log_events(store, record.run, item.stage)
-            progress = [event for event in events if event.get("event") == "progress"]
-            if progress:
-                last = progress[-1]
-                says = f"{last['label']} {last['done']}/{last['total'] or '?'} {last['unit']}"
+        status, says = _standing(store, record, item) if item.status == "running" else (item.status, item.why)
         seconds = f"{item.seconds:8.1f} s" if item.seconds is not None and item.status != "running" else " " * 10
-        print_wrapped(f"  {item.stage:<12} {item.status:<8} {seconds}  ", says)
+        lines += wrapped(f"  {item.stage:<12} {status:<8} {seconds}  ", says)
+    return lines
 
 
-def print_event(event: dict[str, Any]) -> None:
-    """One event of a stage's log as a line for the eye."""
+def _standing(store: ObjectStore, record: RunRecord, item: StageRecord) -> tuple[str, str]:
+    """What a stage that was started does, and how far it is or why it waits."""
+    if item.condition is not None:
+        return item.condition["phase"], condition_text(item.condition)
+    if record.executor != "local":
+        return item.status, item.why
+    events = log_events(store, record.run, item.stage)
+    progress = [event for event in events if event.get("event") == "progress"]
+    if not progress:
+        return item.status, item.why
+    return item.status, progress_text(progress[-1])
+
+
+@contextmanager
+def show_status() -> Iterator[Callable[[list[str]], None]]:
+    """Something to show states with: redrawn in place on a terminal; elsewhere printed when they changed."""
+    shown: list[str] = []
+    if not sys.stdout.isatty():
+
+        def show(lines: list[str]) -> None:
+            nonlocal shown
+            if lines != shown:
+                typer.echo("\n".join(lines))
+                shown = lines
+
+        yield show
+        return
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        yield lambda lines: live.update(Text("\n".join(lines)), refresh=True)
+
+
+def print_event(event: dict[str, Any]) -> bool:
+    """One event of a stage's log as a line for the eye; False for what is not shown: `radit status` tells progress."""
+    if event["event"] == "progress":
+        return False
     if event["event"] == "output":
         typer.echo(event["text"])
-        return
+        return True
     clock = time.strftime("%H:%M:%S", time.localtime(event.get("time_s", 0)))
     says = event.get("message") or event.get("what") or event["event"]
     typer.echo(f"{clock} {event.get('level', event['event']):<8} {says} {fields_of(event)}".rstrip())
     if "traceback" in event:
         typer.echo(event["traceback"])
+    return True
 
 
 def print_wrapped(start: str, text: str) -> None:
     """A text in a column of its own behind `start`."""
+    typer.echo("\n".join(wrapped(start, text)))
+
+
+def wrapped(start: str, text: str) -> list[str]:
+    """The lines of a text in a column of its own behind `start`."""
     width = max(60, min(shutil.get_terminal_size().columns, 120))
     lines = [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width - len(start)) or [""]]
-    typer.echo("\n".join((start if i == 0 else " " * len(start)) + line for i, line in enumerate(lines)).rstrip())
+    return [((start if i == 0 else " " * len(start)) + line).rstrip() for i, line in enumerate(lines)]

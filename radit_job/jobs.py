@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 SPEC_FORMAT = 1
 
@@ -28,6 +28,21 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Which part of a stage's blocks one process does. The blocks do not depend on how many processes share them."""
+
+    index: int = 0
+    count: int = 1
+
+    def takes(self, block: int) -> bool:
+        """Whether the block with this number is this process's."""
+        return block % self.count == self.index
+
+
+WHOLE = Shard()  # one process does it all
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """Everything that one stage's process needs to know; the store keeps it as JSON with the run."""
 
@@ -39,6 +54,7 @@ class JobSpec:
     inputs: tuple[ArtifactRef, ...]
     lineage: tuple[tuple[str, str], ...] = ()  # (stage, key) of every stage behind this one; empty unless it wants it
     resources: Resources = field(default_factory=lambda: Resources(1.0))
+    shards: int = 1  # pods that share the work; each finds its number in JOB_COMPLETION_INDEX
     replace: bool = False  # take the place of what is committed under the key: it is damaged, or the user forces it
     format: int = SPEC_FORMAT
 
@@ -74,3 +90,14 @@ class Outcome:
     exit_code: int | None = None
     error: dict[str, Any] | None = None  # `RaditError.to_json`, where the process could still say it
     log: str | None = None  # where its log lines are
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a stage that was started stands: for eyes only, nothing is decided on it."""
+
+    phase: Literal["queued", "pending", "running"]  # held by a queue; no pod runs yet; at work
+    says: str = ""  # why it waits, or how far it is
+    n_shards_done: int = 0
+    n_shards: int = 1
+    n_retries: int = 0  # pods that failed and were started again

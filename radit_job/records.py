@@ -50,7 +50,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`questions/questions.jsonl` and, after the split, `train_questions/` and `val_questions/questions.jsonl`."""
+    """`questions/<block>/questions.jsonl`; after the split `train_questions/` and `val_questions/questions.jsonl`."""
 
     question_id: str
     question: str
@@ -62,7 +62,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """`questions/dropped.jsonl`: a pair that was not kept, and why."""
+    """`questions/<block>/dropped.jsonl`: a pair that was not kept, and why."""
 
     reason: str  # a short slug that can be counted, such as "duplicate" or "empty_answer"
     where: str  # file and line, or the chunk id it came from
@@ -84,7 +84,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`predictions/predictions.jsonl`: what one arm answered to one question."""
+    """`predictions/<block>-<arm>.jsonl`: what one arm answered to one question."""
 
     question_id: str
     arm: str
@@ -138,10 +138,18 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Stream the rows of a JSONL file that `write_rows` wrote; lists come back as tuples."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield _from_json(json.loads(line), kind)
+            yield parse_row(line, kind)
 
 
-def _from_json(fields: dict[str, Any], kind: type[Row]) -> Row:
+def read_blocks(folder: Path, pattern: str, kind: type[Row]) -> Iterator[Row]:
+    """Stream the rows of all JSONL files that match, in the order of their names: the blocks of a divided stage."""
+    for path in sorted(folder.glob(pattern)):
+        yield from read_rows(path, kind)
+
+
+def parse_row(line: str, kind: type[Row]) -> Row:
+    """The inverse of `to_json`; lists come back as tuples."""
+    fields: dict[str, Any] = json.loads(line)
     for name, value in fields.items():
         if isinstance(value, list):
             messages = name == "messages"

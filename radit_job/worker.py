@@ -9,49 +9,59 @@ import errno
 import importlib
 import json
 import os
-import platform
-import resource
-import shutil
-import sys
-import tempfile
+import re
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from importlib import metadata
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.errors import CorruptArtifact, RaditError, StageFailed
-from radit_job.jobs import JobSpec
+from radit_job.errors import ConfigError, CorruptArtifact, RaditError, StageFailed
+from radit_job.jobs import WHOLE, JobSpec, Shard
+from radit_job.observe.stage_output import StageOutput
+from radit_job.observe.usage import usage_since
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import Manifest, find, publish, read_result
 from radit_job.store.artifacts import fetch as fetch_artifact
+from radit_job.store.kept import KEEP_INTERVAL_S, kept_scratch
 from radit_job.store.local import store_error
+from radit_job.store.shards import FIRST_TRY, find_part, join, publish_part
 
-REPORTED_PACKAGES = ("torch", "transformers", "peft", "sentence-transformers", "llama-index-core", "pymupdf", "numpy")
+SHOWN_KEY = 10  # characters of it in every event
 
 StageFunction = Callable[..., dict[str, float]]
 
 
 def run_stage(stage: str, spec_name: str, store_url: str) -> int:
-    """Run one stage as its JobSpec says; returns the process's exit code."""
-    observe.send_events_to(_print_event)
+    """Run one stage, or one shard of it, as its JobSpec says; returns the process's exit code.
+
+    Environment: JOB_COMPLETION_INDEX, the shard's number, where the spec has several; RADIT_TRY, a name that all
+    shards of one try share, where the stage is to replace what is committed; RADIT_KEEP_SCRATCH_S, seconds between
+    savings of the scratch folder; RADIT_TERMINATION_LOG, a file for the error; RADIT_IMAGE, for the result.
+    """
+    output = StageOutput(stage=stage)
     _end_with_the_controller()
     try:
         store = open_store(store_url)
         spec = _read_spec(store, stage, spec_name)
+        output.labels |= {"run": spec.run, "key": spec.key[:SHOWN_KEY]}
+        row = next(row for row in CATALOG if row.name == spec.stage)
+        shard = _shard(row, spec)
+        if shard.count > 1:
+            output.labels["shard"] = shard.index
         # Two runs may want the same artifact at once. The second waits, and then finds it committed.
-        with store.hold(f"{spec.stage}-{spec.key}", wait=True):
-            _run_and_commit(store, spec)
+        with store.hold(f"{spec.stage}-{spec.key}{_suffix(shard)}", wait=True):
+            _run_and_commit(store, row, spec, shard)
     except RaditError as error:
-        _print_event({"event": "error", **error.to_json()})
+        output.show_error(error)
         return error.exit_code
     except Exception as error:  # the process's outermost frame: whatever it was, the controller must be able to name it
         failure = _failure(error, stage, store_url)
-        _print_event({"event": "error", **failure.to_json(), "traceback": traceback.format_exc()})
+        output.show_error(failure, traceback=traceback.format_exc())
         return failure.exit_code
     return 0
 
@@ -74,31 +84,93 @@ def _read_spec(store: ObjectStore, stage: str, spec_name: str) -> JobSpec:
     return spec
 
 
-def _run_and_commit(store: ObjectStore, spec: JobSpec) -> None:
-    row = next(row for row in CATALOG if row.name == spec.stage)
+def _shard(row: StageRow, spec: JobSpec) -> Shard:
+    if spec.shards == 1:
+        return WHOLE
+    if not row.is_sharded:
+        raise ConfigError(f"{row.name} cannot be divided, but its spec has {spec.shards} shards", where=row.name)
+    number = os.environ.get("JOB_COMPLETION_INDEX", "")
+    if not number.isdecimal() or int(number) >= spec.shards:
+        raise ConfigError(
+            f"one of {spec.shards} shards must know its number, but it is {number!r}",
+            where="JOB_COMPLETION_INDEX",
+            todo="Run it as an Indexed Job, or set it yourself: 0 is the first.",
+        )
+    return Shard(int(number), spec.shards)
+
+
+def _try_of(spec: JobSpec, shard: Shard) -> str:
+    """What this try's parts are filed under, so that it reuses none of those that it shall replace."""
+    if not spec.replace or shard.count == 1:
+        return FIRST_TRY
+    name = os.environ.get("RADIT_TRY", "")
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
+        raise ConfigError(
+            f"shards that replace an artifact must know which try they belong to, but it is {name!r}",
+            where="RADIT_TRY",
+            todo="Set it to letters, digits and dashes, the same for all shards of this try, such as the Job's uid.",
+        )
+    return name
+
+
+def _suffix(shard: Shard) -> str:
+    return f"-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
+
+
+def _run_and_commit(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard) -> None:
     if not spec.replace and find(store, spec.stage, spec.key):
-        observe.log("already committed; nothing to do", key=spec.key)
+        observe.log("already committed; nothing to do")
         return
+    nth_try = _try_of(spec, shard)
+    if shard.count == 1:
+        _compute(store, row, spec, shard, nth_try)
+        return
+    if find_part(store, spec.stage, spec.key, shard, nth_try):
+        observe.log("this shard is already committed")
+    else:
+        _compute(store, row, spec, shard, nth_try)
+    manifest = join(store, spec.stage, spec.key, shard.count, nth_try=nth_try, replace=spec.replace)
+    if manifest is not None:
+        observe.log("all shards are there; the artifact is committed", attempt=manifest.attempt)
+
+
+def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth_try: str) -> None:
     started_s = time.time()
-    scratch_name = f"{spec.stage}/{spec.key}"
-    scratch = store.scratch(scratch_name)
-    out = Path(tempfile.mkdtemp(prefix="out-", dir=scratch))
+    scratch_name = f"{spec.stage}/{spec.key}{_suffix(shard)}"
+    work_name = f"{scratch_name}.work"  # on the store's own file system, where it can link files, and never saved
+    store.drop_scratch(work_name)
+    work = store.scratch(work_name)
+    fetched, out = work / "in", work / "out"
+    fetched.mkdir()
+    out.mkdir()
+    interval_s = float(os.environ.get("RADIT_KEEP_SCRATCH_S") or KEEP_INTERVAL_S)
     try:
-        with tempfile.TemporaryDirectory(prefix="radit-") as fetched:
-            counters = _call(row, store, spec, Path(fetched), out, scratch)
-        _check_written(row, out)
-        result = _result(spec, counters, started_s)
-        manifest, won = publish(store, spec.stage, spec.key, out, row.writes, result, replace=spec.replace)
-        observe.log("committed" if won else "another attempt was first; its artifact stands", attempt=manifest.attempt)
+        with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
+            counters = _call(row, store, spec, shard, fetched, out, scratch)
+            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s))
     finally:
-        shutil.rmtree(out, ignore_errors=True)
+        with suppress(RaditError):  # whatever went wrong before it is the one to tell
+            store.drop_scratch(work_name)
     store.drop_scratch(scratch_name)
 
 
+def _publish(
+    store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth_try: str, out: Path, result: dict[str, Any]
+) -> None:
+    if shard.count > 1:  # it may have had nothing to do
+        won = publish_part(store, spec.stage, spec.key, shard, out, row.writes, result, nth_try=nth_try)
+    else:
+        _check_written(row, out)
+        _, won = publish(store, spec.stage, spec.key, out, row.writes, result, replace=spec.replace)
+    observe.log("committed" if won else "another attempt was first; its artifact stands")
+
+
 def _call(
-    row: StageRow, store: ObjectStore, spec: JobSpec, fetched: Path, out: Path, scratch: Path
+    row: StageRow, store: ObjectStore, spec: JobSpec, shard: Shard, fetched: Path, out: Path, scratch: Path
 ) -> dict[str, float]:
     arguments: dict[str, Any] = {"out": out, "scratch": scratch}
+    if row.is_sharded:
+        arguments["shard"] = shard
     for reference in spec.inputs:
         arguments[reference.artifact] = _fetch(store, reference.stage, reference.key, reference.artifact, fetched)
     if row.wants_lineage:
@@ -143,33 +215,10 @@ def _check_written(row: StageRow, out: Path) -> None:
 
 
 def _result(spec: JobSpec, counters: dict[str, float], started_s: float) -> dict[str, Any]:
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    kib_per_unit = 1 / 1024 if sys.platform == "darwin" else 1  # macOS counts bytes, Linux KiB
-    return {
-        "run": spec.run,
-        "seconds": round(time.time() - started_s, 3),
-        "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in usage), 3),
-        "peak_memory_gib": round(max(part.ru_maxrss for part in usage) * kib_per_unit / (1 << 20), 3),
-        "counters": counters,
-        "inputs": [
-            {"artifact": item.artifact, "stage": item.stage, "key": item.key, "digest": item.digest}
-            for item in spec.inputs
-        ],
-        "versions": _versions(),
-        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "radit-job": metadata.version("radit-job")}
-    for package in REPORTED_PACKAGES:
-        if package.replace("-", "_") in sys.modules or package in sys.modules:
-            found[package] = metadata.version(package)
-    return found
-
-
-def _print_event(event: dict[str, Any]) -> None:
-    print(json.dumps({"time_s": round(time.time(), 3), **event}, ensure_ascii=False, default=str), flush=True)
+    inputs = [
+        {"artifact": item.artifact, "stage": item.stage, "key": item.key, "digest": item.digest} for item in spec.inputs
+    ]
+    return {"run": spec.run, "counters": counters, "inputs": inputs, **usage_since(started_s)}
 
 
 def _end_with_the_controller() -> None:

@@ -5,9 +5,28 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one thread makes results equal to the bit
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.servers.seaweedfs import SeaweedFS
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 server with authentication, for the whole session; started when the first test asks for it."""
+    with SeaweedFS.started(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server: SeaweedFS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SeaweedFS:
+    """The server, with its credentials in the environment, and this test's own scratch folder."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RADIT_SCRATCH", str(tmp_path / "scratch"))
+    return s3_server
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ ABSENT = "(absent)"  # stands for a field that one of two configurations lacks
 
 
 def canonical_config(config: Config) -> dict[str, Any]:
-    """Everything in a configuration that can change a number, as JSON values: not its name, not its store."""
-    return config.model_dump(mode="json", exclude={"name", "store"})
+    """Everything in a configuration that can change a number, as JSON values: not its name, nor where it runs."""
+    return config.model_dump(mode="json", exclude={"name", "store", "kubernetes"})
 
 
 def config_digest(config: Config) -> str:

@@ -18,8 +18,10 @@ from radit_job.config.wording import (
     JsonSchema,
     Place,
     dotted,
+    entries_of,
     fields_of,
     in_words,
+    names_of,
     schema_at,
     sections,
     takes_text,
@@ -29,6 +31,7 @@ from radit_job.config.yaml_source import parse_yaml
 from radit_job.errors import ConfigError
 
 SHOWN_CHARACTERS = 60  # of a wrong value, in its error message
+A_KEY = "[key]"  # where pydantic puts what is wrong with a key that the user may choose
 TODO = "`radit config` prints every setting with its meaning, its limits and its default."
 
 
@@ -151,6 +154,8 @@ class _Draft:
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 place = details["loc"]
+                if place[-1:] == (A_KEY,):  # the key itself is wrong: the user sees it, not pydantic's name for it
+                    place = place[:-1]
                 if not any(place[:length] in self.refused for length in range(1, len(place) + 1)):
                     self._note(place, _explanation(details), self._origin_of(details))
             return None
@@ -187,6 +192,8 @@ def _explanation(error: ErrorDetails) -> str:
     place, value = error["loc"], error["input"]
     if error["type"] == "extra_forbidden":
         return _unknown_key(place)
+    if place[-1] == A_KEY:
+        return _unknown_name(place[:-1])
     if error["type"] == "value_error":  # one of the schema's own checks, in its own words
         return str(error["ctx"]["error"])
     schema = schema_at(place) or {}
@@ -198,7 +205,7 @@ def _explanation(error: ErrorDetails) -> str:
 
 def _unknown_key(place: Place) -> str:
     key = str(place[-1])
-    siblings = fields_of(schema_at(place[:-1]) or {})
+    siblings = names_of(schema_at(place[:-1]) or {})
     similar = difflib.get_close_matches(key, siblings, n=1)
     meant = similar or [path for path in _all_paths(whole_schema()) if path.endswith(f".{key}")]
     if meant:
@@ -206,10 +213,18 @@ def _unknown_key(place: Place) -> str:
     return f"unknown key; known here: {', '.join(siblings)}"
 
 
+def _unknown_name(place: Place) -> str:
+    """What is wrong with a name that the user chose, where only some can stand."""
+    names = (schema_at(place[:-1]) or {}).get("propertyNames", {})
+    return _unknown_key(place) if "enum" in names else f"its name must be {in_words(names)}"
+
+
 def _all_paths(schema: JsonSchema, prefix: str = "") -> Iterator[str]:
     for name, inner in fields_of(schema).items():
         yield f"{prefix}{name}"
+        entry = entries_of(inner)
         yield from _all_paths(inner, f"{prefix}{name}.")
+        yield from _all_paths(entry or {}, f"{prefix}{name}.NAME.")
 
 
 def _shown(value: Any) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from radit_job.config.cluster import Kubernetes
+from radit_job.config.fields import Section, section, setting
 
 ArmName = Literal["closed_book", "base", "few_shot", "lm"]
 MetricName = Literal[
@@ -40,31 +42,6 @@ NOTEBOOK_TEMPLATE = (
     "Query: {question}\n"
     "Answer: "
 )
-
-
-def setting(default: Any, meaning: str, *, origin: str, unit: str = "", **limits: Any) -> Any:
-    """One documented field; `...` as default makes it required. `origin` says where the default comes from."""
-    return Field(default, description=meaning, json_schema_extra={"origin": origin, "unit": unit}, **limits)
-
-
-def section(kind: type[BaseModel], meaning: str) -> Any:
-    """One documented section, whose fields carry their own defaults."""
-    return Field(default_factory=kind, description=meaning)
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys are errors, values do not change after loading."""
-
-    # Defaults are validated too: 3 and 3.0 are then one value, written or left out, and have one digest.
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _yes_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML reads yes, no, on and off as true and false, and pydantic would go on to 1 and 0.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise PydanticCustomError("not_a_switch", "true and false are not expected here")
-        return value
 
 
 class Corpus(Section):
@@ -408,7 +385,9 @@ class Config(Section):
         7, "Decides the split, the order of training, sampling and the bootstrap.", origin="any fixed number", ge=0
     )
     store: Text = setting(
-        ".radit", "The folder that keeps artifacts and runs, relative to the working folder.", origin="beside your work"
+        ".radit",
+        "Where artifacts and runs are kept: a folder, relative to the working folder, or s3://bucket/prefix.",
+        origin="beside your work",
     )
     corpus: Corpus = Field(description="The documents.")
     chunking: Chunking = section(Chunking, "How documents are cut.")
@@ -421,6 +400,7 @@ class Config(Section):
     finetune_lm: FinetuneLM = section(FinetuneLM, "The LM half of RA-DIT.")
     answer: Answer = section(Answer, "How the arms answer; the same for every arm.")
     evaluate: Evaluate = section(Evaluate, "What is measured.")
+    kubernetes: Kubernetes = section(Kubernetes, "How the stages run as Jobs, with --executor kubernetes.")
 
     @field_validator("evaluate")
     @classmethod

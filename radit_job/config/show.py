@@ -9,7 +9,19 @@ from typing import Any
 import yaml
 
 from radit_job.config.schema import Config
-from radit_job.config.wording import JsonSchema, Place, alternatives, dotted, fields_of, in_words, resolve, whole_schema
+from radit_job.config.wording import (
+    JsonSchema,
+    Place,
+    alternatives,
+    dotted,
+    entries_of,
+    fields_of,
+    in_words,
+    items_of,
+    names_of,
+    resolve,
+    whole_schema,
+)
 
 WIDTH = 80  # characters in a line, where the text allows it
 EXAMPLES = {"name": "my-run", "corpus": {"paths": ["documents/"]}}  # for the fields that have no default
@@ -43,35 +55,76 @@ class _Commented:
         indent = 2 * len(place)
         for name, field in fields_of(schema).items():
             inner = (*place, name)
-            is_required = name in resolve(schema).get("required", ())
             yield ""
-            if isinstance(values[name], dict):
+            if isinstance(values[name], dict) and fields_of(field):
                 yield from self._subsection(resolve(field), values[name], inner)
+                continue
+            yield from _comment(field["description"], indent)
+            yield from _comment(self._facts(field, name in resolve(schema).get("required", ())), indent)
+            kind = self._kind_within(field)
+            if kind is None:
+                yield from _entry(name, values[name], indent)
+            elif isinstance(values[name], dict) and values[name]:
+                yield f"{' ' * indent}{_inline(name)}:"
+                yield from self._entries(kind, values[name], inner)
             else:
-                yield from _comment(field["description"], indent)
-                yield from _comment(self._facts(field, is_required), indent)
+                yield from self._example(kind, field, inner)
                 yield from _entry(name, values[name], indent)
 
     def _subsection(self, schema: JsonSchema, values: dict[str, Any], place: Place) -> Iterator[str]:
         indent = 2 * (len(place) - 1)
-        kind = schema["title"]
         if indent == 0:
             yield "# " + "-" * (WIDTH - 2)
         yield from _comment(schema["description"], indent)
-        if kind in self.explained_at:
-            yield from _comment(f"Fields: as in {self.explained_at[kind]}.", indent)
+        yield from self._fields(schema, values, place)
+
+    def _entries(self, kind: JsonSchema, values: dict[str, Any], place: Place) -> Iterator[str]:
+        """Sections of one kind, under names of the user's own."""
+        for number, (name, fields) in enumerate(values.items()):
+            yield from [""] if number else []
+            yield from self._fields(kind, fields, (*place, name))
+
+    def _fields(self, kind: JsonSchema, values: dict[str, Any], place: Place) -> Iterator[str]:
+        indent = 2 * (len(place) - 1)
+        if kind["title"] in self.explained_at:
+            yield from _comment(f"Fields: as in {self.explained_at[kind['title']]}.", indent)
             yield from _entry(str(place[-1]), values, indent)
         else:
-            self.explained_at[kind] = dotted(place)
-            yield f"{' ' * indent}{place[-1]}:"
+            self.explained_at[kind["title"]] = dotted(place)
+            yield f"{' ' * indent}{_inline(place[-1])}:"
             # The first field follows its section's name without a gap.
-            yield from list(self.section(schema, values, place))[1:]
+            yield from list(self.section(kind, values, place))[1:]
+
+    def _example(self, kind: JsonSchema, field: JsonSchema, place: Place) -> Iterator[str]:
+        """Of a kind of section that no default holds: its fields as a comment, to be taken out of it."""
+        if kind["title"] in self.explained_at:
+            return
+        start = " " * 2 * (len(place) - 1)
+        inner = place
+        yield f"{start}# {place[-1]}:"
+        if items_of(field) is not None:
+            inner = (*place, "-")
+            yield f"{start}#   -"
+        elif entries_of(field) is not None:
+            inner = (*place, next(iter(names_of(field)), "NAME"))
+            yield f"{start}#   {inner[-1]}:"
+        self.explained_at[kind["title"]] = dotted(place)
+        values = {name: inner_field.get("default") for name, inner_field in fields_of(kind).items()}
+        for line in list(self.section(kind, values, (*inner, "")))[1:]:
+            yield f"{start}# {line[len(start) + 2 :]}".rstrip()
+
+    def _kind_within(self, field: JsonSchema) -> JsonSchema | None:
+        """The kind of section that a field may hold, be it in a list, under names, or instead of null."""
+        for option in (*alternatives(field), items_of(field), entries_of(field)):
+            if option is not None and "properties" in resolve(option):
+                return resolve(option)
+        return None
 
     def _facts(self, field: JsonSchema, is_required: bool) -> str:
         """One sentence on what the field may hold, one on why its default is what it is."""
         what = in_words(field)
         for option in alternatives(field):
-            if "properties" in option:  # a section that is null by default
+            if "properties" in option and option["title"] in self.explained_at:  # a section that is null by default
                 what = f"null, or a section with the fields of {self.explained_at[option['title']]}"
         facts = f"{what[0].upper()}{what[1:]}."
         if is_required:
@@ -86,8 +139,8 @@ def _section(values: dict[str, Any], indent: int) -> Iterator[str]:
 
 def _entry(name: str, value: Any, indent: int) -> Iterator[str]:
     """`name: value` on one line where it fits, else on several."""
-    start = " " * indent + f"{name}:"
-    if isinstance(value, dict):
+    start = " " * indent + f"{_inline(name)}:"
+    if isinstance(value, dict) and value:
         yield start
         yield from _section(value, indent + 2)
     elif isinstance(value, str) and "\n" in value:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from radit_job.config.fields import Section
 from radit_job.config.schema import (
     Answer,
     ArmName,
@@ -20,7 +21,6 @@ from radit_job.config.schema import (
     Model,
     Questions,
     Retrieval,
-    Section,
     SplitSettings,
 )
 

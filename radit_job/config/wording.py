@@ -42,13 +42,35 @@ def fields_of(schema: JsonSchema) -> dict[str, JsonSchema]:
     return fields
 
 
+def items_of(schema: JsonSchema) -> JsonSchema | None:
+    """What each item of a list may be; None where no list can stand."""
+    return next((option["items"] for option in alternatives(schema) if "items" in option), None)
+
+
+def entries_of(schema: JsonSchema) -> JsonSchema | None:
+    """What each value under a name of the user's own may be, `{}` for anything; None where names are fixed."""
+    for option in alternatives(schema):
+        for found in (*option.get("patternProperties", {}).values(), option.get("additionalProperties", False)):
+            if found is not False:
+                return found if isinstance(found, dict) else {}
+    return None
+
+
+def names_of(schema: JsonSchema) -> list[str]:
+    """The keys that may stand in a section, or that its user may choose from; empty where any may."""
+    chosen = [option.get("propertyNames", {}).get("enum", []) for option in alternatives(schema)]
+    return [*fields_of(schema), *(name for names in chosen for name in names)]
+
+
 def schema_at(place: Place) -> JsonSchema | None:
     """The schema of the value at a place; None where the schema knows no such place."""
     found: JsonSchema = whole_schema()
     for key in place:
-        options = alternatives(found)
-        lists = [option["items"] for option in options if "items" in option]
-        inner = fields_of(found).get(key) if isinstance(key, str) else next(iter(lists), None)
+        if isinstance(key, int):
+            inner = items_of(found)
+        else:
+            fields = fields_of(found)
+            inner = fields[key] if key in fields else entries_of(found)
         if inner is None:
             return None
         found = inner
@@ -86,12 +108,26 @@ def _plain_in_words(schema: JsonSchema) -> str:
         return f"one of {schema['const']}"
     if "properties" in schema:
         return "a section with fields of its own"
+    if "form" in schema:
+        return str(schema["form"])
+    if "type" not in schema:
+        return "any value"
+    if schema["type"] == "object":
+        return _entries_in_words(schema)
     if schema["type"] == "array":
         return f"a {'non-empty ' if schema.get('minItems') else ''}list, each item {in_words(schema['items'])}"
     if schema["type"] == "string":
-        return str(schema.get("form") or ("text that is not empty" if schema.get("minLength") else "text"))
+        return "text that is not empty" if schema.get("minLength") else "text"
     names = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
     return names[schema["type"]] + _limits(schema)
+
+
+def _entries_in_words(schema: JsonSchema) -> str:
+    names, entry = schema.get("propertyNames", {}), entries_of(schema) or {}
+    key = f", the name {in_words(names)}" if {"enum", "form"} & set(names) else ""
+    if not entry:
+        return "any fields"
+    return f"sections by name{key}" if fields_of(entry) else f"values by name, each {in_words(entry)}{key}"
 
 
 def _limits(schema: JsonSchema) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -14,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from radit_job.jobs import JobSpec, JobState, Outcome, Resources
+from radit_job.errors import StoreError
+from radit_job.executors.log_lines import format_line, parse_line
+from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
 from radit_job.observe.events import emit
 from radit_job.store import ObjectStore
 
@@ -25,9 +26,15 @@ MEMORY_SHARE = 0.9  # of the machine's memory; the rest is the system's
 class LocalExecutor:
     """An Executor on this machine. Stages run side by side while memory allows, heavy ones one at a time."""
 
-    def __init__(self, store: ObjectStore, log_folder: Path) -> None:
+    name = "local"
+    context: str | None = None
+    namespace: str | None = None
+    afterwards = "What is committed is kept; the same command goes on from there."
+
+    def __init__(self, store: ObjectStore, log_folder: Path, *, keeps_logs_in_store: bool = False) -> None:
         self._store = store
         self._log_folder = log_folder
+        self._keeps_logs_in_store = keeps_logs_in_store  # the folder is not itself in the store
         self._running: dict[str, tuple[subprocess.Popen[bytes], Resources]] = {}
         self._ended: queue.Queue[tuple[str, Outcome]] = queue.Queue()
         self._memory_gib = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
@@ -64,11 +71,11 @@ class LocalExecutor:
             env={**os.environ, "RADIT_PARENT_PIPE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
         self._running[spec.stage] = (process, spec.resources)
-        threading.Thread(target=self._follow, args=(spec.stage, process), daemon=True, name=spec.stage).start()
+        threading.Thread(target=self._follow, args=(spec, process), daemon=True, name=spec.stage).start()
 
-    def wait(self) -> list[tuple[str, Outcome]]:
+    def wait(self) -> list[tuple[str, Outcome | Condition]]:
         """See Executor."""
-        ended = [self._ended.get()]
+        ended: list[tuple[str, Outcome | Condition]] = [self._ended.get()]
         while not self._ended.empty():
             ended.append(self._ended.get())
         for stage, _ in ended:
@@ -88,14 +95,15 @@ class LocalExecutor:
                 process.wait()
         self._running.clear()
 
-    def _follow(self, stage: str, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, spec: JobSpec, process: subprocess.Popen[bytes]) -> None:
         """Copy the stage's output to its log, pass its events on, and report its end, come what may."""
+        stage = spec.stage
         log = _Log(self._log_folder / f"{stage}.jsonl", stage)
         error: dict[str, Any] | None = None
         try:
             assert process.stdout is not None  # noqa: S101 - it is a pipe
             for line in process.stdout:
-                event = _parse(line)
+                event = parse_line(line)
                 log.write(event)
                 if event["event"] == "error":
                     error = event
@@ -103,9 +111,20 @@ class LocalExecutor:
                     emit(**{**event, "stage": stage})
         finally:
             log.close()
+            place = self._keep(log.path, f"runs/{spec.run}/logs/{stage}.jsonl")
             code = process.wait()
             state = JobState.SUCCEEDED if code == 0 else JobState.FAILED
-            self._ended.put((stage, Outcome(state, code, error, str(log.path))))
+            self._ended.put((stage, Outcome(state, code, error, place)))
+
+    def _keep(self, log: Path, name: str) -> str:
+        """Put a log that lies beside the store into it; where it is then."""
+        if not self._keeps_logs_in_store:
+            return str(log)
+        try:
+            self._store.upload(name, log)
+        except (OSError, StoreError) as error:
+            emit("log", level="warning", message=f"the log is not kept: {error}")
+        return f"{self._store.url.partition('?')[0]}/{name}"
 
 
 class _Log:
@@ -121,7 +140,7 @@ class _Log:
     def write(self, event: dict[str, Any]) -> None:
         with self._trouble_told():
             if self._file is not None:
-                self._file.write((json.dumps(event, ensure_ascii=False) + "\n").encode(errors="replace"))
+                self._file.write(format_line(event))
                 self._file.flush()
 
     def close(self) -> None:
@@ -136,16 +155,3 @@ class _Log:
         except OSError as error:
             self._file = None
             emit("log", level="warning", stage=self._stage, message=f"the log is incomplete: {error}")
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    """One line of output as an event; what a library printed becomes an event of its own kind."""
-    text = line.decode(errors="replace").rstrip("\n")
-    if text.startswith("{"):
-        try:
-            event = json.loads(text)
-            if isinstance(event, dict) and "event" in event:
-                return event
-        except ValueError:
-            pass
-    return {"event": "output", "text": text}

@@ -68,6 +68,12 @@ class Progress:
         emit("progress", label=self.label, done=self.done, total=self.total, unit=self.unit, **self._figures)
 
 
+def progress_text(event: Event) -> str:
+    """A progress event in words: `answers 8/40 prompts`."""
+    total = f"/{event['total']}" if event.get("total") is not None else ""
+    return f"{event.get('label')} {event.get('done')}{total} {event.get('unit')}"
+
+
 @contextmanager
 def progress(label: str, total: int | None = None, unit: str = "items") -> Iterator[Progress]:
     """Tell how far a loop is.

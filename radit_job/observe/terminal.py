@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TextIO
@@ -11,7 +12,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from radit_job.observe.events import Event, send_events_to
+from radit_job.observe.events import Event, progress_text, send_events_to
 
 FIGURES = ("loss", "dev_loss", "tokens_per_s")  # what a progress event may carry for the eye
 NAME_COLUMNS = 12
@@ -57,6 +58,7 @@ class TerminalDisplay(AbstractContextManager[None]):
             transient=True,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, str] = {}  # what was last said of a stage that waits or was tried again
 
     def __enter__(self) -> None:
         self._bars.start()
@@ -73,17 +75,32 @@ class TerminalDisplay(AbstractContextManager[None]):
         kind = event["event"]
         if kind == "stage_started":
             self._tasks[event["stage"]] = self._bars.add_task(_clip(event["why"]), total=None, stage=stage)
-        elif kind == "progress" and stage in self._tasks:
+        elif kind == "progress" and stage in self._tasks and "shard" not in event:  # one bar cannot tell of many pods
             self._bars.update(
                 self._tasks[stage], total=event["total"], completed=event["done"], description=_progress_text(event)
             )
+        elif kind == "stage_condition" and stage in self._tasks:
+            self._note(event)
         elif kind in ("stage_done", "stage_failed", "stage_cached"):
             self._end(event)
         elif kind == "log" and event["level"] == "warning":
             self._console.print(f"[yellow]![/] {stage or '':<{NAME_COLUMNS}} {_escape(event['message'])}")
 
+    def _note(self, event: Event) -> None:
+        """A bar tells how far it is; why something waits or is tried again stays on the screen as a line."""
+        stage, n_shards = event["stage"], event["n_shards"]
+        text = condition_text(event)
+        if event["phase"] == "running" and n_shards > 1:
+            self._bars.update(self._tasks[stage], total=n_shards, completed=event["n_shards_done"])
+        self._bars.update(self._tasks[stage], description=_clip(f"{event['phase']} {text}"))
+        lasting = text if event["phase"] != "running" else f"retry {event['n_retries']}" if event["n_retries"] else ""
+        if lasting and self._told.get(stage) != lasting:
+            self._told[stage] = lasting
+            self._console.print(f"[yellow]…[/] {stage:<{NAME_COLUMNS}} {event['phase']}: {_escape(text)}")
+
     def _end(self, event: Event) -> None:
         stage = event["stage"]
+        self._told.pop(stage, None)
         if stage in self._tasks:
             self._bars.remove_task(self._tasks.pop(stage))
         name = f"{stage:<{NAME_COLUMNS}}"
@@ -96,9 +113,8 @@ class TerminalDisplay(AbstractContextManager[None]):
 
 
 def _progress_text(event: Event) -> str:
-    total = f"/{event['total']}" if event["total"] is not None else ""
     figures = [f"{name} {event[name]:.3g}" for name in FIGURES if isinstance(event.get(name), (int, float))]
-    return _clip(" ".join([f"{event['label']} {event['done']}{total} {event['unit']}", *figures]))
+    return _clip(" ".join([progress_text(event), *figures]))
 
 
 def _counters_text(event: Event) -> str:
@@ -123,6 +139,16 @@ def _clip(text: str) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
+
+
+def condition_text(condition: Mapping[str, Any]) -> str:
+    """How a stage that was started stands, from the fields of jobs.Condition."""
+    parts = [str(condition["says"])]
+    if condition["n_shards"] > 1:
+        parts.insert(0, f"{condition['n_shards_done']} of {condition['n_shards']} shards")
+    if condition["n_retries"]:
+        parts.append(f"retry {condition['n_retries']}")
+    return ", ".join(part for part in parts if part)
 
 
 def fields_of(event: Event) -> str:

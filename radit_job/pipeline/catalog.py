@@ -36,6 +36,7 @@ class StageRow:
         1.0  # what a run with the packaged models needs; local stages run side by side within the machine's memory
     )
     is_heavy: bool = False  # wants all cores: never beside another heavy stage on one machine
+    is_sharded: bool = False  # gets `shard`, its part of the stage's blocks: several processes can share the work
     wants_lineage: bool = False  # gets `lineage`, the record of every stage behind it
 
 
@@ -46,25 +47,27 @@ CATALOG: tuple[StageRow, ...] = (
     StageRow("ingest", 1, IngestSlice, reads=("corpus",), writes=("chunks",), models=("embedder",)),
     StageRow(
         "index",
-        1,
+        2,
         IndexSlice,
         reads=("chunks",),
         writes=("embeddings",),
         models=("embedder",),
         memory_gib=1.5,
         is_heavy=True,
+        is_sharded=True,
     ),
     StageRow(
         "generate",
-        1,
+        2,
         GenerateSlice,
         reads=("chunks", "question_file?"),
         writes=("questions",),
         models=("question_writer", "embedder"),
         memory_gib=3.0,
         is_heavy=True,
+        is_sharded=True,
     ),
-    StageRow("split", 1, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
+    StageRow("split", 2, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
     StageRow(
         "augment",
         2,
@@ -86,13 +89,14 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "answer",
-        1,
+        2,
         AnswerSlice,
         reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?"),
         writes=("predictions",),
         models=("lm", "embedder"),
         memory_gib=4.0,
         is_heavy=True,
+        is_sharded=True,
     ),
     StageRow(
         "evaluate",

@@ -13,7 +13,7 @@ from typing import Literal
 
 from radit_job.config.loading import LoadedConfig
 from radit_job.config.schema import Model
-from radit_job.errors import RaditError
+from radit_job.errors import RaditError, StoreError
 from radit_job.models.identity import model_identity
 from radit_job.pipeline.graph import needed_rows
 from radit_job.pipeline.sources import find_sources
@@ -34,9 +34,9 @@ class Finding:
 
 
 def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
-    """Look at the settings, the files, the models, the store and the machine; nothing that a run needs is changed."""
+    """Look at the settings, the files, the models and the store; nothing that a run needs is changed."""
     yield Finding("config", "ok", f"{loaded.path}: {len(needed_rows(loaded.config))} stages")
-    yield from _try("documents", lambda: _documents(loaded))
+    yield from attempt("documents", lambda: _documents(loaded))
     models = loaded.config.models
     for name, model in (
         ("embedder", models.embedder),
@@ -46,12 +46,17 @@ def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
     ):
         is_used = model is not None and (name != "writer" or loaded.config.questions.source == "generate")
         if model is not None and is_used:
-            yield from _try(name, partial(_model, name, model))
-    yield from _try("store", lambda: _store(store))
+            yield from attempt(name, partial(_model, name, model))
+    yield from attempt("store", lambda: _store(store))
+
+
+def local_findings(loaded: LoadedConfig) -> Iterator[Finding]:
+    """Look at this machine, which is to run the stages."""
     yield _memory(loaded)
 
 
-def _try(subject: str, look: Callable[[], Finding | list[Finding]]) -> Iterator[Finding]:
+def attempt(subject: str, look: Callable[[], Finding | list[Finding]]) -> Iterator[Finding]:
+    """What a look found; an error of its own becomes a finding."""
     try:
         seen = look()
     except RaditError as error:
@@ -89,7 +94,13 @@ def _store(store: ObjectStore) -> Finding:
     finally:
         store.delete(name)
     if not is_sound:
-        raise RaditError("two writers could both commit: this store cannot be used", where=store.url)
+        raise StoreError(
+            "it ignores conditional puts (If-None-Match: *), so two writers could both commit",
+            where=store.url,
+            todo="Take a server that honours them: AWS S3, MinIO, SeaweedFS, Ceph from Squid on, Google Cloud Storage.",
+        )
+    if "://" in store.url:
+        return Finding("store", "ok", f"{store.url}: writable, conditional puts honoured")
     free_gib = shutil.disk_usage(store.url).free / GIB
     verdict: Literal["ok", "warn"] = "ok" if free_gib > FREE_DISK_GIB else "warn"
     advice = "" if verdict == "ok" else f"; a run of the packaged models takes about {FREE_DISK_GIB:.0f} GiB"

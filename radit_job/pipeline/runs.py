@@ -2,8 +2,9 @@
 
 runs/<run>/config.yaml        as it was read, overrides included
 runs/<run>/run.json           the state of every stage; rewritten at each change
-runs/<run>/jobs/<stage>.json  the JobSpec of each stage that ran
-runs/<run>/logs/<stage>.jsonl what each stage printed (a folder store)
+runs/<run>/alive              touched by the controller of a remote store's run, as long as it lives
+runs/<run>/jobs/...           the JobSpec of each stage that ran, by stage and key
+runs/<run>/logs/<stage>.jsonl what each stage printed
 runs/<run>/results.json       rows, pairs and stages
 runs/<run>/report.html        the page
 """
@@ -17,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from radit_job.errors import ConfigError, CorruptArtifact, TryAgainError
+from radit_job.pipeline.heartbeat import is_alive
+from radit_job.pipeline.names import run_file
 from radit_job.store import ObjectStore
 
 RUN_FORMAT = 1
@@ -34,6 +37,7 @@ class StageRecord:
     key: str | None = None
     seconds: float | None = None  # what computing the artifact took, whenever that was
     ingredients: dict[str, Any] | None = None  # what the key is made of
+    condition: dict[str, Any] | None = None  # how it stands while it runs: the fields of jobs.Condition
 
 
 @dataclass(slots=True)
@@ -49,17 +53,14 @@ class RunRecord:
     error: dict[str, Any] | None = None
     sources: dict[str, str] = field(default_factory=dict)  # source artifact -> key
     stages: dict[str, StageRecord] = field(default_factory=dict)
+    context: str | None = None  # of the kubeconfig, where the stages ran as Jobs
+    namespace: str | None = None
     format: int = RUN_FORMAT
 
 
 def now() -> str:
     """UTC, to the second, as run.json and result.json write it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def run_file(run: str, name: str) -> str:
-    """Where a file of a run stands in the store."""
-    return f"runs/{run}/{name}"
 
 
 def save_run(store: ObjectStore, record: RunRecord) -> None:
@@ -94,8 +95,8 @@ def require_run(store: ObjectStore, run: str) -> RunRecord:
 
 
 def is_cut_off(store: ObjectStore, record: RunRecord) -> bool:
-    """Whether the run's controller is gone without a word: it says running, and nobody holds its lock."""
-    if record.status != "running":
+    """Whether the run's controller is gone without a word: it says running, but holds no lock and gives no sign."""
+    if record.status != "running" or is_alive(store, record.run):
         return False
     try:
         with store.hold(f"run-{record.run}"):

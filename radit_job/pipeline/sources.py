@@ -1,4 +1,7 @@
-"""The user's own files: found, named, and put into the store, so that a run keeps the documents it was made from."""
+"""The user's own files: found, named, and put into the store, so that a run keeps the documents it was made from.
+
+Files that stand in a bucket (s3://bucket/path, with the options of a store's URL) are downloaded first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import glob
 import itertools
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +17,12 @@ from radit_job.config.schema import Config, question_file
 from radit_job.errors import CorruptArtifact, InputError
 from radit_job.hashing import digest_file
 from radit_job.jobs import ArtifactRef
-from radit_job.store import ObjectStore
+from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import FileEntry, digest_of, find, publish, withdraw
 from radit_job.store.local import store_error
+from radit_job.store.objects import object_path
+from radit_job.store.parallel import in_parallel
+from radit_job.store.s3_address import SCHEME, split_object_url
 
 DOCUMENTS = "documents/"  # below which the corpus artifact keeps the user's files
 
@@ -35,6 +42,7 @@ class Source:
     artifact: str  # "corpus" or "question_file"
     files: tuple[SourceFile, ...]
     entries: tuple[FileEntry, ...]  # as the store will list them
+    downloads: tempfile.TemporaryDirectory[str] | None = None  # the files of a bucket; they go with this object
 
     @property
     def reference(self) -> ArtifactRef:
@@ -53,22 +61,18 @@ def find_sources(config: Config, folder: Path) -> list[Source]:
     All that is missing is named in one InputError.
     """
     found, problems = [], []
+    downloads = tempfile.TemporaryDirectory(prefix="radit-") if _in_bucket(config) else None
+    below = {name: Path(downloads.name, name) if downloads else None for name in ("corpus", "questions")}
     try:
-        found.append(_source("corpus", find_documents(config.corpus.paths, folder)))
+        found.append(_source("corpus", find_documents(config.corpus.paths, folder, below["corpus"]), downloads))
     except InputError as error:
         problems.append(error)
-    path = question_file(config, folder)
-    if path is not None:
-        if path.is_file():
-            found.append(_source("question_file", [SourceFile(path.name, path)]))
-        else:
-            problems.append(
-                InputError(
-                    "no such file",
-                    where=f"questions.path: {path}",
-                    todo="Check the path; it is relative to the configuration file.",
-                )
-            )
+    try:
+        path = _question_file(config, folder, below["questions"])
+        if path is not None:
+            found.append(_source("question_file", [SourceFile(path.name, path)], downloads))
+    except InputError as error:
+        problems.append(error)
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -76,26 +80,98 @@ def find_sources(config: Config, folder: Path) -> list[Source]:
     return found
 
 
-def find_documents(paths: list[str], folder: Path) -> list[SourceFile]:
-    """Every file that the paths name (files, folders with all below them, globs), each once, ordered by name."""
-    files: dict[Path, None] = {}
-    roots: list[Path] = []
+def _in_bucket(config: Config) -> bool:
+    return any(path.startswith(SCHEME) for path in [*config.corpus.paths, config.questions.path or ""])
+
+
+def _question_file(config: Config, folder: Path, downloads: Path | None) -> Path | None:
+    written = config.questions.path or ""
+    if downloads is not None and written.startswith(SCHEME):
+        files, _ = _download(written, downloads)
+        if len(files) == 1:
+            return files[0]
+        raise InputError(f"{len(files)} files stand there, and one is expected", where=f"questions.path: {written}")
+    path = question_file(config, folder)
+    if path is None or path.is_file():
+        return path
+    raise InputError(
+        "no such file",
+        where=f"questions.path: {path}",
+        todo="Check the path; it is relative to the configuration file.",
+    )
+
+
+def find_documents(paths: list[str], folder: Path, downloads: Path | None = None) -> list[SourceFile]:
+    """Every file that the paths name (files, folders with all below them, globs), each once, ordered by name.
+
+    What stands in a bucket is downloaded below `downloads`; beside files of this machine its name starts with its
+    bucket's.
+    """
+    here, remote = _Found({}, []), _Found({}, [])
     problems: list[str] = []
     for entry in paths:
-        matched, root = _match(entry, folder)
-        if matched:
-            roots.append(root)
-            files.update(dict.fromkeys(matched))
-        else:
-            problems.append(f"{entry}: {_why_nothing(entry, folder)}")
+        try:
+            if downloads is not None and entry.startswith(SCHEME):
+                remote.add(*_download(entry, downloads))
+            else:
+                here.add(*_match(entry, folder))
+        except InputError as error:
+            problems.append(f"{error.where or entry}: {error.what}")
     if problems:
         raise InputError(
             "; ".join(problems),
             where="corpus.paths",
             todo=f"Paths are relative to the configuration file's folder, {folder.absolute()}.",
         )
-    shared = Path(os.path.commonpath(roots))
-    return sorted((SourceFile(path.relative_to(shared).as_posix(), path) for path in files), key=lambda file: file.name)
+    if here.roots and downloads is not None:
+        remote.roots.append(downloads)
+    return sorted([*here.named(), *remote.named()], key=lambda file: file.name)
+
+
+@dataclass(slots=True)
+class _Found:
+    """Files that several paths name, and the folders below which they are named."""
+
+    files: dict[Path, None]
+    roots: list[Path]
+
+    def add(self, files: list[Path], root: Path) -> None:
+        self.files.update(dict.fromkeys(files))
+        self.roots.append(root)
+
+    def named(self) -> list[SourceFile]:
+        if not self.files:
+            return []
+        shared = Path(os.path.commonpath(self.roots))
+        return [SourceFile(path.relative_to(shared).as_posix(), path) for path in self.files]
+
+
+def _download(url: str, folder: Path) -> tuple[list[Path], Path]:
+    """Copies of the object, or of all objects below the prefix; and the folder below which they are named."""
+    store_url, place = split_object_url(url)
+    bucket = open_store(store_url)
+    whole = [
+        info.name for info in bucket.list(place) if not place or info.name.startswith(f"{place}/") or info.name == place
+    ]
+    names = [place] if place in whole else [name for name in whole if not _is_hidden(name.removeprefix(place))]
+    if not names:
+        raise InputError("nothing stands there")
+    root = folder / store_url.removeprefix(SCHEME).partition("?")[0]
+
+    def copy(name: str) -> Path:
+        path = root / object_path(name, store_url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bucket.download(name, path)
+        return path
+
+    try:
+        return in_parallel(copy, names), (root / place).parent if names == [place] else root / place
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"{error.filename} is both an object and a folder there") from error
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _match(entry: str, folder: Path) -> tuple[list[Path], Path]:
@@ -104,12 +180,14 @@ def _match(entry: str, folder: Path) -> tuple[list[Path], Path]:
     path = Path(os.path.normpath(folder / Path(entry).expanduser()))
     if path.is_file():
         return [path], path.parent
-    if path.is_dir():
-        return _files_below(path), path
+    if path.is_dir() and (files := _files_below(path)):
+        return files, path
     found = glob.glob(entry, root_dir=folder, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     matched = sorted(Path(os.path.normpath(folder / name)) for name in found)
     files = [below for one in matched for below in ([one] if one.is_file() else _files_below(one))]
     fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(entry).parts))
+    if not files:
+        raise InputError(_why_nothing(entry, folder))
     return files, Path(os.path.normpath(folder / fixed))
 
 
@@ -137,7 +215,9 @@ def _why_nothing(entry: str, folder: Path) -> str:
     return "the folder is empty" if (folder / entry).is_dir() else "no such file or folder"
 
 
-def _source(artifact: str, files: list[SourceFile]) -> Source:
+def _source(
+    artifact: str, files: list[SourceFile], downloads: tempfile.TemporaryDirectory[str] | None = None
+) -> Source:
     prefix = DOCUMENTS if artifact == "corpus" else ""
     entries = []
     for file in files:
@@ -148,7 +228,9 @@ def _source(artifact: str, files: list[SourceFile]) -> Source:
             raise InputError("its name is not UTF-8", where=repr(str(file.path)), todo="Rename it.") from None
         except OSError as error:
             _refuse(error)
-    return Source(artifact, tuple(files), tuple(sorted(entries, key=lambda entry: entry.path)))
+    if len({entry.path for entry in entries}) < len(entries):
+        raise InputError("two documents would have the same name", where="corpus.paths", todo="Rename a folder.")
+    return Source(artifact, tuple(files), tuple(sorted(entries, key=lambda entry: entry.path)), downloads)
 
 
 def publish_source(store: ObjectStore, source: Source) -> None:

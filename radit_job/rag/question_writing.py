@@ -27,6 +27,8 @@ N_SAMPLES = 4
 TEMPERATURE = 0.8
 MAX_NEW_TOKENS = 40
 SENTENCES_PER_ROUND = 16
+MIN_SENTENCES_PER_ROUND = 4  # fill a batch of 16 samples
+TRIED_PER_QUESTION = 3  # about one sentence in three gives a question: no more are tried for the last few
 MIN_SHARED_SHARE = 0.6  # of the question's content words must stand in the sentence
 MIN_COSINE = 0.5  # between the question and its sentence
 SENTENCE_WORDS = range(8, 41)
@@ -137,15 +139,16 @@ class QuestionWriter:
     """Writes questions for sentences, round by round; what it throws away is in `dropped`."""
 
     sentences: Sequence[Sentence]  # in the order in which they are tried
+    vectors: Vectors  # [n, d] theirs
+    others: Vectors  # [m, d] of sentences that a question must not be nearer to than to its own
     write: Write
-    embed_sentences: Embed
     embed_questions: Embed
     seed: int
+    name: str = "g"  # the questions' ids begin with it
     dropped: list[Dropped] = field(default_factory=list)
 
     def run(self, n_wanted: int, per_chunk: int, on_round: Callable[[int, int], None]) -> list[Question]:
         """Questions until so many are kept or no sentence is left; `on_round(sentences tried, questions kept)`."""
-        vectors = self.embed_sentences([sentence.text for sentence in self.sentences])  # [n, dimension]
         kept: list[Question] = []
         per_first_chunk: Counter[str] = Counter()
         asked: set[str] = set()
@@ -153,17 +156,18 @@ class QuestionWriter:
         while position < len(self.sentences) and len(kept) < n_wanted:
             numbers: list[int] = []
             start = position
-            while position < len(self.sentences) and len(numbers) < SENTENCES_PER_ROUND:
+            n_tried = max(MIN_SENTENCES_PER_ROUND, TRIED_PER_QUESTION * (n_wanted - len(kept)))
+            while position < len(self.sentences) and len(numbers) < min(SENTENCES_PER_ROUND, n_tried):
                 if per_first_chunk[self.sentences[position].chunk_ids[0]] < per_chunk:
                     numbers.append(position)
                 position += 1
-            for number, question in self._round(numbers, vectors, asked):
+            for number, question in self._round(numbers, asked):
                 sentence = self.sentences[number]
                 if len(kept) < n_wanted and per_first_chunk[sentence.chunk_ids[0]] < per_chunk:
                     per_first_chunk[sentence.chunk_ids[0]] += 1
                     kept.append(
                         Question(
-                            f"g{len(kept):05d}",
+                            f"{self.name}{len(kept):05d}",
                             question,
                             sentence.text,
                             sentence.document,
@@ -176,7 +180,7 @@ class QuestionWriter:
             on_round(position - start, len(kept))
         return kept
 
-    def _round(self, numbers: Sequence[int], vectors: Vectors, asked: set[str]) -> Iterator[tuple[int, str]]:
+    def _round(self, numbers: Sequence[int], asked: set[str]) -> Iterator[tuple[int, str]]:
         """The best question of each sentence that has a good one; all samples go to the model at once."""
         if not numbers:
             return
@@ -193,9 +197,8 @@ class QuestionWriter:
                 self._drop(reason or "not_a_question", number, written)
         if not candidates:
             return
-        similarities = (
-            self.embed_questions([question for _, question in candidates]) @ vectors.T
-        )  # [candidates, sentences]
+        questions = self.embed_questions([question for _, question in candidates])
+        similarities = questions @ np.concatenate([self.vectors, self.others]).T  # [candidates, sentences]
         best: dict[int, tuple[float, str]] = {}
         for (number, question), row in zip(candidates, similarities, strict=True):
             cosine = float(row[number])

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radit_job.errors import ConfigError
+from radit_job.rag.row_blocks import RowBlocks
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -38,7 +39,7 @@ class Retrieved:
 
 
 def search(
-    documents: Vectors,
+    documents: Vectors | RowBlocks,
     queries: Vectors,
     *,
     k: int,
@@ -47,19 +48,20 @@ def search(
 ) -> Retrieved:
     """The k nearest documents of each query, and the rank of its gold document.
 
-    `documents` [n, d] and `queries` [m, d] are float32 with rows of length 1 (or 0); documents may be memory-mapped.
+    `documents` [n, d] and `queries` [m, d] are float32 with rows of length 1 (or 0); documents may be memory-mapped,
+    or in blocks, which changes nothing.
     `gold_rows` holds for each query the rows that answer it. `on_done` is called with the number of documents compared.
     Memory beyond the arguments: a few blocks and [m, k]. Raises ConfigError when k exceeds the number of documents.
     """
-    n_documents = len(documents)
-    check_k(k, n_documents)
+    matrix = documents if isinstance(documents, RowBlocks) else RowBlocks.of(documents)
+    check_k(k, len(matrix))
     blocks = [
-        _QueryBlock(queries[start : start + QUERY_BLOCK], documents, k, _slice(gold_rows, start))
+        _QueryBlock(queries[start : start + QUERY_BLOCK], matrix, k, _slice(gold_rows, start))
         for start in range(0, len(queries), QUERY_BLOCK)
     ]
     product = np.empty(QUERY_BLOCK * DOCUMENT_BLOCK, dtype=np.float32)
-    for start in range(0, n_documents, DOCUMENT_BLOCK):
-        part = np.ascontiguousarray(documents[start : start + DOCUMENT_BLOCK])
+    for start, rows in matrix.parts(DOCUMENT_BLOCK):
+        part = np.ascontiguousarray(rows)
         for block in blocks:
             view = product[: len(block.queries) * len(part)].reshape(len(block.queries), len(part))
             np.matmul(block.queries, part.T, out=view)  # [queries, documents]
@@ -104,7 +106,9 @@ def _slice(gold_rows: Sequence[Sequence[int]] | None, start: int) -> Sequence[Se
 class _QueryBlock:
     """The best rows so far of a few hundred queries, and how many rows are better than their gold."""
 
-    def __init__(self, queries: Vectors, documents: Vectors, k: int, gold_rows: Sequence[Sequence[int]] | None) -> None:
+    def __init__(
+        self, queries: Vectors, documents: RowBlocks, k: int, gold_rows: Sequence[Sequence[int]] | None
+    ) -> None:
         n_queries = len(queries)
         self.queries = np.ascontiguousarray(queries)
         self.k = k
@@ -158,12 +162,14 @@ class _Gold:
     n_better: Rows  # [g] rows found so far that rank before the gold row
 
     @classmethod
-    def find(cls, queries: Vectors, documents: Vectors, gold_rows: Sequence[Sequence[int]]) -> _Gold:
+    def find(cls, queries: Vectors, documents: RowBlocks, gold_rows: Sequence[Sequence[int]]) -> _Gold:
         found: list[tuple[int, int, float]] = []
+        wanted = np.unique(np.array([row for rows in gold_rows for row in rows], dtype=np.int64))
+        vectors = documents.take(wanted)  # all at once: each block is opened once
         for query, candidates in enumerate(gold_rows):
             if len(candidates):
                 rows = np.unique(np.asarray(candidates, dtype=np.int64))  # ascending, so the first maximum ranks first
-                values = similarity(documents[rows], queries[query : query + 1])
+                values = similarity(vectors[np.searchsorted(wanted, rows)], queries[query : query + 1])
                 best = int(np.argmax(values))
                 found.append((query, int(rows[best]), float(values[best])))
         return cls(

@@ -57,6 +57,23 @@ def leaks(summary: Mapping[str, Any], predictions: Iterable[Prediction]) -> list
     return sorted(found, key=lambda leak: not leak.is_held_out)
 
 
+def joined_summary(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One summary for those of all blocks of questions: numbers are summed, lists and tables put together."""
+    joined: dict[str, Any] = {}
+    for summary in summaries:
+        for name, value in summary.items():
+            if isinstance(value, dict):
+                table = joined.setdefault(name, {})
+                table.update({key: _sum(table.get(key), item) for key, item in value.items()})
+            else:
+                joined[name] = _sum(joined.get(name), value)
+    return joined
+
+
+def _sum(before: Any, value: Any) -> Any:
+    return value if before is None or isinstance(value, str) else before + value
+
+
 def _count_name(name: str) -> str:
     return name.removeprefix("n_").replace("_", " ")
 

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from radit_job import observe
 from radit_job.config.schema import ArmName, Model
 from radit_job.config.slices import AnswerSlice
 from radit_job.errors import ConfigError, InputError
-from radit_job.models.base import Answered, Conversation
+from radit_job.jobs import WHOLE, Shard
+from radit_job.models.base import Answered, Conversation, Vectors
 from radit_job.models.loading import open_embedder, open_generator
 from radit_job.rag.context import Context, find_contexts
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.sampling import sample_and_shots
 from radit_job.rag.voting import mixture_log_probability, retrieval_weights, vote
-from radit_job.records import Prediction, Question, Split, read_rows, write_rows
+from radit_job.records import Prediction, Question, Split, read_blocks, read_rows, write_rows
 
 if TYPE_CHECKING:
     from radit_job.models.huggingface import HuggingFaceLM
 
+# A block is at least so many questions and batches: its prompts are sorted by length, so that a batch wastes little on
+# padding, and what they all begin with is computed once.
+MIN_BLOCK_QUESTIONS = 32
+BLOCK_BATCHES = 4
 NO_CONTEXT = Context(chunk_ids=(), scores=(), texts=(), gold_rank=None)
 
 
@@ -43,6 +52,20 @@ class Prompt:
     chunks: slice
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of questions for one arm: what is answered, written and kept as one file."""
+
+    number: int
+    arm: ArmName
+    questions: slice
+
+    @property
+    def file_name(self) -> str:
+        """Sorts by number: arms in their order, questions in theirs."""
+        return f"{self.number:06d}-{self.arm}.jsonl"
+
+
 def run(
     config: AnswerSlice,
     *,
@@ -53,10 +76,11 @@ def run(
     lm: Path | None = None,
     out: Path,
     scratch: Path,
+    shard: Shard = WHOLE,
 ) -> dict[str, float]:
     """Read the questions, `chunks`, `embeddings` and the tuned `lm`; write `predictions`.
 
-    One model is in memory at a time. An arm that is done is kept in `scratch`, so a killed run goes on with the next.
+    One model is in memory at a time. A block that is done is kept in `scratch`, so a killed run goes on with the next.
     """
     if "lm" in config.arms and lm is None:
         raise ConfigError("the arm lm needs a tuned model, but there is none", where="evaluate.arms")
@@ -70,29 +94,56 @@ def run(
         raise InputError("the arm few_shot needs training questions, but there are none", where="evaluate.arms")
     questions: list[tuple[Split, Question]] = [("val", row) for row in val]
     questions += [("train", train[row]) for row in sampled]
-    asked = _with_contexts(config, questions, chunks, embeddings)
+    mine = [block for block in _blocks(config, len(questions)) if shard.takes(block.number)]
+    pending = [block for block in mine if not (scratch / block.file_name).exists()]
+    asked = _with_contexts(config, questions, pending, chunks, embeddings)
     prompts = Prompts(config.retrieval.system_prompt, config.retrieval.template, config.retrieval.closed_book_template)
     builders = _builders(prompts, shots)
-    base_arms = [arm for arm in config.arms if arm != "lm"]
-    _answer_arms(config, config.lm, {arm: builders[arm] for arm in base_arms}, asked, scratch)
-    if lm is not None and "lm" in config.arms:
-        tuned = Model(provider="huggingface", name=str(lm / "merged"), dtype=config.lm.dtype)
-        _answer_arms(config, tuned, {"lm": builders["lm"]}, asked, scratch)
-    rows = (row for arm in config.arms for row in read_rows(scratch / f"{arm}.jsonl", Prediction))
-    write_rows(out / "predictions" / "predictions.jsonl", rows)
-    return _counters(config, out / "predictions" / "predictions.jsonl")
+    _answer_blocks(config, config.lm, [block for block in pending if block.arm != "lm"], builders, asked, scratch)
+    tuned = Model(provider="huggingface", name=str((lm or Path()) / "merged"), dtype=config.lm.dtype)
+    _answer_blocks(config, tuned, [block for block in pending if block.arm == "lm"], builders, asked, scratch)
+    folder = out / "predictions"
+    folder.mkdir()
+    for block in mine:
+        shutil.copyfile(scratch / block.file_name, folder / block.file_name)
+    _warn_of_dropped_chunks(config, folder)
+    return _counters(config, folder)
+
+
+def _blocks(config: AnswerSlice, n_questions: int) -> list[Block]:
+    """Every arm's questions, cut so that a batch of similar lengths can be found in each block."""
+    size = max(MIN_BLOCK_QUESTIONS, BLOCK_BATCHES * config.answer.batch_size)
+    cuts = [slice(start, min(start + size, n_questions)) for start in range(0, n_questions, size)]
+    pairs = itertools.product(config.arms, cuts)
+    return [Block(number, arm, questions) for number, (arm, questions) in enumerate(pairs)]
 
 
 def _with_contexts(
-    config: AnswerSlice, questions: Sequence[tuple[Split, Question]], chunks: Path, embeddings: Path
-) -> list[Asked]:
-    if set(config.arms) == {"closed_book"}:
-        return [Asked(split, question, NO_CONTEXT) for split, question in questions]
-    model = config.embedder
-    embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
-    rows = [question for _, question in questions]
-    contexts = find_contexts(rows, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=config.retrieval.k)
-    return [Asked(split, row, context) for (split, row), context in zip(questions, contexts, strict=True)]
+    config: AnswerSlice,
+    questions: Sequence[tuple[Split, Question]],
+    blocks: Sequence[Block],
+    chunks: Path,
+    embeddings: Path,
+) -> dict[int, list[Asked]]:
+    """By the number of their first question, the questions of each block's cut."""
+    cuts = sorted({(block.questions.start, block.questions.stop) for block in blocks})
+    wanted = [row for start, stop in cuts for row in questions[start:stop]]
+    contexts = [NO_CONTEXT] * len(wanted)
+    if wanted and set(config.arms) != {"closed_book"}:
+        model = config.embedder
+        embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
+
+        def embed(texts: Sequence[str], on_done: Callable[[int], None]) -> Vectors:
+            # Cut by cut: which questions share a batch, and so the last bit of a vector, must not depend on the shard.
+            lengths = [stop - start for start, stop in cuts]
+            ends = list(itertools.accumulate(lengths))
+            parts = [texts[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+            return np.concatenate([embedder.embed_queries(part, on_done=on_done) for part in parts])
+
+        rows = [question for _, question in wanted]
+        contexts = find_contexts(rows, embed, embeddings=embeddings, chunks=chunks, k=config.retrieval.k)
+    asked = (Asked(split, row, context) for (split, row), context in zip(wanted, contexts, strict=True))
+    return {start: list(itertools.islice(asked, stop - start)) for start, stop in cuts}
 
 
 # (question, texts of its chunks) -> conversation
@@ -109,42 +160,56 @@ def _builders(prompts: Prompts, shots: Sequence[Question]) -> dict[ArmName, Buil
     }
 
 
-def _answer_arms(
-    config: AnswerSlice, model: Model, builders: dict[ArmName, Builder], asked: Sequence[Asked], scratch: Path
+def _answer_blocks(
+    config: AnswerSlice,
+    model: Model,
+    blocks: Sequence[Block],
+    builders: dict[ArmName, Builder],
+    asked: dict[int, list[Asked]],
+    scratch: Path,
 ) -> None:
-    """Answer the arms of one model that are not yet in scratch; the model is freed when this returns."""
-    pending = {arm: build for arm, build in builders.items() if not (scratch / f"{arm}.jsonl").exists()}
-    if not pending:
+    """Answer the blocks of one model into scratch; the model is freed when this returns."""
+    if not blocks:
         return
     lm = open_generator(model.provider, model.name, model.revision, model.dtype)
-    for arm, build in pending.items():
-        partial = scratch / f"{arm}.partial"
-        write_rows(partial, _answer_arm(config, lm, arm, build, asked))
-        partial.replace(scratch / f"{arm}.jsonl")
+    for arm, group in itertools.groupby(blocks, key=lambda block: block.arm):
+        of_arm = list(group)
+        is_separate = config.retrieval.context == "separate" and arm != "closed_book"
+        n_prompts = sum(len(asked[block.questions.start]) for block in of_arm) * (
+            config.retrieval.k if is_separate else 1
+        )
+        with observe.progress(f"answering: {arm}", total=n_prompts, unit="prompts") as bar:
+            for block in of_arm:
+                partial = scratch / f"{block.file_name}.partial"
+                write_rows(partial, _answer_block(config, lm, block, builders[arm], asked[block.questions.start], bar))
+                partial.replace(scratch / block.file_name)
 
 
-def _answer_arm(
-    config: AnswerSlice, lm: HuggingFaceLM, arm: ArmName, build: Builder, asked: Sequence[Asked]
+def _answer_block(
+    config: AnswerSlice,
+    lm: HuggingFaceLM,
+    block: Block,
+    build: Builder,
+    asked: Sequence[Asked],
+    bar: observe.Progress,
 ) -> Iterator[Prediction]:
     separate = config.retrieval.context == "separate"
-    prompts = [_prompts(lm, arm, build, item, config.answer.max_new_tokens, separate=separate) for item in asked]
-    _warn_of_dropped_chunks(arm, asked, prompts)
+    prompts = [_prompts(lm, block.arm, build, item, config.answer.max_new_tokens, separate=separate) for item in asked]
     conversations = [prompt.conversation for mine in prompts for prompt in mine]
     references = [item.question.answer for item, mine in zip(asked, prompts, strict=True) for _ in mine]
-    with observe.progress(f"answering: {arm}", total=len(conversations), unit="prompts") as bar:
-        answered = lm.answer(
-            conversations,
-            references,
-            max_new_tokens=config.answer.max_new_tokens,
-            batch_size=config.answer.batch_size,
-            temperature=config.answer.temperature,
-            seed=config.seed,
-            on_done=bar.advance,
-        )
+    answered = lm.answer(
+        conversations,
+        references,
+        max_new_tokens=config.answer.max_new_tokens,
+        batch_size=config.answer.batch_size,
+        temperature=config.answer.temperature,
+        seed=config.seed + block.questions.start,  # else the same draws in each block
+        on_done=bar.advance,
+    )
     remaining = iter(answered)
     for item, mine in zip(asked, prompts, strict=True):
         error = None if mine else _too_long(lm, build, item, config.answer.max_new_tokens, separate=separate)
-        yield _prediction(arm, item, mine, [next(remaining) for _ in mine], error)
+        yield _prediction(block.arm, item, mine, [next(remaining) for _ in mine], error)
 
 
 def _prompts(
@@ -178,18 +243,19 @@ def _too_long(lm: HuggingFaceLM, build: Builder, item: Asked, max_new_tokens: in
     return f"the reference answer ({n_reference} tokens) does not fit behind the question in {limit}"
 
 
-def _warn_of_dropped_chunks(arm: ArmName, asked: Sequence[Asked], prompts: Sequence[Sequence[Prompt]]) -> None:
-    if arm == "closed_book":
-        return
-    n_short = 0
-    for item, mine in zip(asked, prompts, strict=True):
-        n_short += sum(prompt.chunks.stop - prompt.chunks.start for prompt in mine) < len(item.context.texts)
-    if n_short:
-        observe.warn(
-            f"{arm}: {n_short} of {len(asked)} questions lost chunks, for the model cannot read them all",
-            arm=arm,
-            n_questions=n_short,
-        )
+def _warn_of_dropped_chunks(config: AnswerSlice, folder: Path) -> None:
+    n_questions: Counter[str] = Counter()
+    n_short: Counter[str] = Counter()
+    for row in read_blocks(folder, "*.jsonl", Prediction):
+        n_questions[row.arm] += 1
+        n_short[row.arm] += row.arm != "closed_book" and len(row.chunk_ids) < config.retrieval.k
+    for arm, count in n_short.items():
+        if count:
+            observe.warn(
+                f"{arm}: {count} of {n_questions[arm]} questions lost chunks, for the model cannot read them all",
+                arm=arm,
+                n_questions=count,
+            )
 
 
 def _prediction(
@@ -230,9 +296,9 @@ def _choose(context: Context, prompts: Sequence[Prompt], answered: Sequence[Answ
     return best, round(-total / references[0].n_tokens, 6)
 
 
-def _counters(config: AnswerSlice, path: Path) -> dict[str, float]:
+def _counters(config: AnswerSlice, folder: Path) -> dict[str, float]:
     counters = {"n_predictions": 0, "n_errors": 0, "prompt_tokens": 0, "completion_tokens": 0, "llm_calls": 0}
-    for row in read_rows(path, Prediction):
+    for row in read_blocks(folder, "*.jsonl", Prediction):
         n_prompts = len(row.chunk_ids) if config.retrieval.context == "separate" and row.chunk_ids else 1
         counters["n_predictions"] += 1
         counters["n_errors"] += row.error is not None

@@ -11,10 +11,10 @@ import numpy as np
 from radit_job import observe
 from radit_job.config.schema import Model
 from radit_job.config.slices import EvaluateSlice
-from radit_job.errors import InputError, RaditError
+from radit_job.errors import InputError, Interrupted, RaditError
 from radit_job.rag import metrics
 from radit_job.rag.comparison import compare, summarize
-from radit_job.records import Prediction, Score, read_rows, write_rows
+from radit_job.records import Prediction, Score, read_blocks, write_rows
 
 RESULTS_FORMAT = 1
 RETRIEVAL_METRICS = ("recall_at_k", "mrr")
@@ -26,9 +26,9 @@ JUDGE_ERRORS = (RaditError, ValueError, RuntimeError, IndexError)
 
 def run(config: EvaluateSlice, *, predictions: Path, out: Path, scratch: Path) -> dict[str, float]:
     """Read `predictions`; write `scores` (one row per answer and metric) and `results` (the tables)."""
-    rows = list(read_rows(predictions / "predictions.jsonl", Prediction))
+    rows = list(read_blocks(predictions, "*.jsonl", Prediction))
     if not rows:
-        raise InputError("there are no answers to evaluate", where=str(predictions / "predictions.jsonl"))
+        raise InputError("there are no answers to evaluate", where=str(predictions))
     answer_metrics = [name for name in config.metrics if name not in RETRIEVAL_METRICS] + ["answer_words"]
     scores = [score for name in answer_metrics for score in _answer_scores(config, name, rows)]
     scores += _retrieval_scores(config, rows)
@@ -110,6 +110,8 @@ def _correctness(model: Model, rows: Sequence[Prediction]) -> Iterator[Score]:
                     None if result.score is not None else f"no score in the judge's answer: {result.feedback!r:.120}"
                 )
                 yield _score(row, "correctness", result.score, error)
+            except Interrupted:
+                raise
             except JUDGE_ERRORS as failure:
                 yield _score(row, "correctness", None, f"{type(failure).__name__}: {failure}")
             bar.advance()

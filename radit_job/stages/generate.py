@@ -5,43 +5,38 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from radit_job import observe
 from radit_job.config.schema import Model
 from radit_job.config.slices import GenerateSlice
 from radit_job.errors import ConfigError, InputError
+from radit_job.jobs import WHOLE, Shard
 from radit_job.rag.gold import GoldFinder
 from radit_job.rag.leakage import LeakFinder
 from radit_job.rag.matching import match_words
 from radit_job.rag.pair_checks import usable_pairs
 from radit_job.rag.pair_files import Pair, read_pairs
-from radit_job.rag.question_writing import (
-    MAX_NEW_TOKENS,
-    TEMPERATURE,
-    QuestionWriter,
-    Sentence,
-    Vectors,
-    answer_sentences,
-    looks_english,
-)
+from radit_job.rag.question_blocks import SentenceVectors, cut_blocks, draw_sentences
+from radit_job.rag.question_writing import MAX_NEW_TOKENS, TEMPERATURE, QuestionWriter, Vectors, looks_english
 from radit_job.rag.sampling import spread
 from radit_job.rag.written_rounds import WrittenRound, WrittenRounds
 from radit_job.records import Chunk, Dropped, Message, Question, read_rows, write_rows
 
 MIN_PAIRS = 10  # fewer can be neither split nor measured
-SENTENCES_PER_QUESTION = 6  # about one sentence in three gives a question; twice that, to be sure
 SHOWN = 5  # names in one warning
 PROBED_CHUNKS = 200  # enough to tell the documents' language
 ONLY_ENGLISH = "questions can be written from English text only; bring your own pairs with questions.source: file"
 
 
 @dataclass
-class _Outcome:
-    """What both sources hand to the writing of the artifact."""
+class _Block:
+    """What both sources hand to the writing of one block of the artifact."""
 
+    number: int
     questions: list[Question]
     dropped: list[Dropped]
     leaked: dict[str, str] = field(default_factory=dict)  # question id -> the chunk that holds the pair as a record
@@ -50,60 +45,74 @@ class _Outcome:
 
 
 def run(
-    config: GenerateSlice, *, chunks: Path, question_file: Path | None = None, out: Path, scratch: Path
+    config: GenerateSlice,
+    *,
+    chunks: Path,
+    question_file: Path | None = None,
+    out: Path,
+    scratch: Path,
+    shard: Shard = WHOLE,
 ) -> dict[str, float]:
-    """Write `questions/questions.jsonl`, `questions/dropped.jsonl` and `questions/summary.json`.
+    """Write `questions/<block>/` with questions.jsonl, dropped.jsonl and summary.json; a file's pairs are one block.
 
-    InputError for a question file that cannot be used as it is (with file and line), and for fewer than 10 pairs.
+    InputError for a question file that cannot be used as it is (with file and line), for fewer than 10 pairs in it,
+    and for fewer than 10 sentences to ask about. How many pairs a model wrote in all is seen where they are split.
     A model writes questions from English text only: its examples and the filters behind it are English.
     """
     chunk_file = chunks / "chunks.jsonl"
-    if config.questions.source == "file":
-        outcome = _from_file(config, _only_file(question_file), chunk_file)
+    if config.questions.source == "generate":
+        blocks = _from_model(config, chunk_file, scratch, shard)
     else:
-        outcome = _from_model(config, chunk_file, scratch)
-    folder = out / "questions"
-    write_rows(folder / "questions.jsonl", outcome.questions)
-    write_rows(folder / "dropped.jsonl", outcome.dropped)
-    counters = _counters(outcome)
+        blocks = [_from_file(config, _only_file(question_file), chunk_file)] if shard.takes(0) else []
+    for block in blocks:
+        _write(config, block, out / "questions" / f"{block.number:06d}")
+    _warn(blocks)
+    totals: Counter[str] = Counter()
+    for block in blocks:
+        totals.update(_counters(block))
+    return dict(totals)
+
+
+def _write(config: GenerateSlice, block: _Block, folder: Path) -> None:
+    write_rows(folder / "questions.jsonl", block.questions)
+    write_rows(folder / "dropped.jsonl", block.dropped)
     summary = {
         "source": config.questions.source,
-        **counters,
-        "dropped": dict(sorted(Counter(row.reason for row in outcome.dropped).items())),
-        "leaked": list(outcome.leaked),
-        "leaked_in": outcome.leaked,
+        **_counters(block),
+        "dropped": dict(sorted(Counter(row.reason for row in block.dropped).items())),
+        "leaked": list(block.leaked),
+        "leaked_in": block.leaked,
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _warn(outcome)
-    return counters
 
 
-def _counters(outcome: _Outcome) -> dict[str, float]:
+def _counters(block: _Block) -> dict[str, int]:
     return {
-        "n_questions": len(outcome.questions),
-        "n_dropped": len(outcome.dropped),
-        "n_leaked": len(outcome.leaked),
-        "n_without_gold": sum(not question.chunk_ids for question in outcome.questions),
-        "n_documents": len({question.document for question in outcome.questions if question.document}),
-        "n_llm_calls": outcome.n_llm_calls,
-        "n_completion_tokens": outcome.n_completion_tokens,
+        "n_questions": len(block.questions),
+        "n_dropped": len(block.dropped),
+        "n_leaked": len(block.leaked),
+        "n_without_gold": sum(not question.chunk_ids for question in block.questions),
+        "n_llm_calls": block.n_llm_calls,
+        "n_completion_tokens": block.n_completion_tokens,
     }
 
 
-def _warn(outcome: _Outcome) -> None:
+def _warn(blocks: Sequence[_Block]) -> None:
     by_reason: dict[str, list[str]] = {}
-    for row in outcome.dropped:
+    for row in (row for block in blocks for row in block.dropped):
         by_reason.setdefault(row.reason, []).append(row.where)
     for reason, places in sorted(by_reason.items()):
         named = ", ".join(places[:SHOWN]) + (", ..." if len(places) > SHOWN else "")
         observe.log(f"dropped {len(places)} pairs: {reason} ({named})", reason=reason, count=len(places))
-    without_gold = sum(not question.chunk_ids for question in outcome.questions)
+    questions = [question for block in blocks for question in block.questions]
+    without_gold = sum(not question.chunk_ids for question in questions)
     if without_gold:
-        observe.warn(f"{without_gold} of {len(outcome.questions)} questions: no chunk is known to hold the answer")
-    if outcome.leaked:
-        first, chunk_id = next(iter(outcome.leaked.items()))
+        observe.warn(f"{without_gold} of {len(questions)} questions: no chunk is known to hold the answer")
+    leaked = [place for block in blocks for place in block.leaked.items()]
+    if leaked:
+        first, chunk_id = leaked[0]
         observe.warn(
-            f"leakage: {len(outcome.leaked)} of {len(outcome.questions)} questions stand with their answer as a record "
+            f"leakage: {len(leaked)} of {len(questions)} questions stand with their answer as a record "
             f"in the corpus itself, the first is {first} in {chunk_id}"
         )
 
@@ -120,7 +129,7 @@ def _only_file(folder: Path | None) -> Path:
     return files[0]
 
 
-def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> _Outcome:
+def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> _Block:
     pairs, dropped = usable_pairs(read_pairs(path), config.questions.max_answer_words)
     if len(pairs) < MIN_PAIRS:
         raise InputError(
@@ -142,7 +151,7 @@ def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> _Outcome:
         questions.append(Question(ids[number], pair.question, pair.answer, found.document, found.chunk_ids, "file"))
     chosen = _draw(questions, pairs, config.questions.limit, config.seed)
     leaked = {ids[number]: leaks.found[number] for number in chosen if number in leaks.found}
-    return _Outcome([questions[number] for number in chosen], dropped, leaked)
+    return _Block(0, [questions[number] for number in chosen], dropped, leaked)
 
 
 def _question_ids(pairs: Sequence[Pair]) -> list[str]:
@@ -167,7 +176,7 @@ def _draw(questions: Sequence[Question], pairs: Sequence[Pair], limit: int | Non
 # By a language model
 
 
-def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path) -> _Outcome:
+def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path, shard: Shard) -> list[_Block]:
     """A killed run writes at most one round of questions again: the finished ones are kept in `scratch`."""
     from radit_job.models.loading import open_embedder, open_generator  # torch, which reading a file does not need
 
@@ -177,23 +186,16 @@ def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path) -> _Outc
     n_wanted = config.questions.per_chunk * len(documents)
     if config.questions.limit is not None:
         n_wanted = min(n_wanted, config.questions.limit)
-    sentences = _draw_sentences(chunk_file, documents, n_wanted, config.seed)
-    is_english = looks_english([chunk.text for chunk in itertools.islice(read_rows(chunk_file, Chunk), PROBED_CHUNKS)])
-    if not is_english:
-        observe.warn(f"the documents do not look English: {ONLY_ENGLISH}")
-    if len(sentences) < MIN_PAIRS:
-        raise InputError(
-            f"only {len(sentences)} sentences of the corpus can be answers; at least {MIN_PAIRS} are needed",
-            todo="add documents with running text, or bring your own pairs with questions.source: file"
-            if is_english
-            else ONLY_ENGLISH,
-        )
+    sentences = draw_sentences(chunk_file, documents, n_wanted, config.seed)
+    _check_sentences(len(sentences), chunk_file)
+    mine = [block for block in cut_blocks(sentences, n_wanted) if shard.takes(block.number)]
+    if not mine:
+        return []
     generator = open_generator(*_where(config.question_writer), config.question_writer.dtype)
     embedder = open_embedder(*_where(config.embedder), config.embedder.dtype)
-    outcome = _Outcome([], [])
     rounds = WrittenRounds(scratch / "written.jsonl")
 
-    def write(conversations: Sequence[Sequence[Message]], seed: int) -> list[str]:
+    def complete(conversations: Sequence[Sequence[Message]], seed: int) -> WrittenRound:
         written = rounds.find(conversations, seed)
         if written is None:
             completions = generator.complete(
@@ -202,66 +204,75 @@ def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path) -> _Outc
             n_tokens = sum(completion.n_completion_tokens for completion in completions)
             written = WrittenRound([completion.text for completion in completions], n_tokens)
             rounds.keep(conversations, seed, written)
-        outcome.n_llm_calls += len(written.texts)
-        outcome.n_completion_tokens += written.n_completion_tokens
-        return written.texts
+        return written
 
     def embed_sentences(texts: Sequence[str]) -> Vectors:
         with observe.progress("embed sentences", total=len(texts), unit="sentences") as bar:
             return embedder.embed_documents(texts, on_done=bar.advance)
 
-    writer = QuestionWriter(sentences, write, embed_sentences, embedder.embed_queries, config.seed, outcome.dropped)
-    with observe.progress("write questions", total=len(sentences), unit="sentences") as bar:
-        outcome.questions = writer.run(
-            n_wanted, config.questions.per_chunk, lambda tried, kept: bar.advance(tried, kept=kept, wanted=n_wanted)
-        )
-    if len(outcome.questions) < MIN_PAIRS:
+    vectors = SentenceVectors([sentence.text for sentence in sentences], embed_sentences)
+    done: list[_Block] = []
+    n_sentences, n_mine = sum(len(block.positions) for block in mine), sum(block.n_wanted for block in mine)
+    with observe.progress("write questions", total=n_sentences, unit="sentences") as bar:
+        for share in mine:
+            block = _Block(share.number, [], [])
+            writer = QuestionWriter(
+                [sentences[position] for position in share.positions],
+                *vectors.of_block(share),
+                write=partial(_write_round, complete, block),
+                embed_questions=embedder.embed_queries,
+                seed=config.seed + share.n_before,
+                name=f"g{share.number:04d}-",
+                dropped=block.dropped,
+            )
+            n_before = sum(len(other.questions) for other in done)
+
+            def on_round(tried: int, kept: int, n_before: int = n_before) -> None:
+                bar.advance(tried, kept=n_before + kept, wanted=n_mine)
+
+            block.questions = writer.run(share.n_wanted, config.questions.per_chunk, on_round)
+            done.append(block)
+    n_questions = sum(len(block.questions) for block in done)
+    if n_questions < n_mine:
+        observe.warn(f"{n_questions} of {n_mine} wanted questions passed the filters")
+    _find_leaks(done, chunk_file)
+    return done
+
+
+def _write_round(
+    complete: Callable[[Sequence[Sequence[Message]], int], WrittenRound],
+    block: _Block,
+    conversations: Sequence[Sequence[Message]],
+    seed: int,
+) -> list[str]:
+    written = complete(conversations, seed)
+    block.n_llm_calls += len(written.texts)
+    block.n_completion_tokens += written.n_completion_tokens
+    return written.texts
+
+
+def _check_sentences(n_sentences: int, chunk_file: Path) -> None:
+    is_english = looks_english([chunk.text for chunk in itertools.islice(read_rows(chunk_file, Chunk), PROBED_CHUNKS)])
+    if not is_english:
+        observe.warn(f"the documents do not look English: {ONLY_ENGLISH}")
+    if n_sentences < MIN_PAIRS:
         raise InputError(
-            f"the model wrote only {len(outcome.questions)} good pairs from {len(sentences)} sentences; "
-            f"at least {MIN_PAIRS} are needed",
-            todo="raise questions.limit, add documents, take a stronger models.question_writer, or bring your own"
+            f"only {n_sentences} sentences of the corpus can be answers; at least {MIN_PAIRS} are needed",
+            todo="add documents with running text, or bring your own pairs with questions.source: file"
             if is_english
             else ONLY_ENGLISH,
         )
-    if len(outcome.questions) < n_wanted:
-        observe.warn(f"{len(outcome.questions)} of {n_wanted} wanted questions passed the filters")
-    leaks = LeakFinder([(question.question, question.answer) for question in outcome.questions])
+
+
+def _find_leaks(blocks: Sequence[_Block], chunk_file: Path) -> None:
+    owners = [(block, question) for block in blocks for question in block.questions]
+    leaks = LeakFinder([(question.question, question.answer) for _, question in owners])
     for chunk in read_rows(chunk_file, Chunk):
         leaks.see(chunk.chunk_id, match_words(chunk.text))
-    outcome.leaked = {
-        outcome.questions[number].question_id: chunk_id for number, chunk_id in sorted(leaks.found.items())
-    }
-    return outcome
+    for number, chunk_id in sorted(leaks.found.items()):
+        block, question = owners[number]
+        block.leaked[question.question_id] = chunk_id
 
 
 def _where(model: Model) -> tuple[str, str, str | None]:
     return model.provider, model.name, model.revision
-
-
-def _draw_sentences(chunk_file: Path, documents: Sequence[str], n_wanted: int, seed: int) -> list[Sentence]:
-    """Sentences to try, spread over documents and chunks; several for each question that is wanted."""
-    n_sentences = SENTENCES_PER_QUESTION * n_wanted
-    chosen = set(spread(documents, seed)[:n_sentences])
-    sentences: dict[str, Sentence] = {}
-    for index, (before, chunk, after) in enumerate(_with_neighbours(read_rows(chunk_file, Chunk))):
-        if index not in chosen:
-            continue
-        for text in answer_sentences(chunk):
-            key = " ".join(match_words(text))
-            if key not in sentences:
-                neighbours = [other for other in (before, after) if other and other.document == chunk.document]
-                also = [other.chunk_id for other in neighbours if text in other.text]
-                sentences[key] = Sentence(text, chunk.document, [chunk.chunk_id, *also])
-    found = list(sentences.values())
-    by_chunk = spread([sentence.chunk_ids[0] for sentence in found], seed)
-    return [found[number] for number in by_chunk[:n_sentences]]
-
-
-def _with_neighbours(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk | None, Chunk, Chunk | None]]:
-    """Each chunk with the one before and the one after it, which share its overlap."""
-    before: Chunk | None = None
-    here = next(chunks, None)
-    while here is not None:
-        after = next(chunks, None)
-        yield before, here, after
-        before, here = here, after

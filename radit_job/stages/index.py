@@ -3,88 +3,109 @@
 from __future__ import annotations
 
 import itertools
-import json
-import shutil
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from radit_job import observe
+from radit_job.config.schema import Model
 from radit_job.config.slices import IndexSlice
 from radit_job.errors import InputError
 from radit_job.hashing import digest_file
-from radit_job.models.base import Embedder
+from radit_job.jobs import WHOLE, Shard
+from radit_job.models.base import Embedder, Vectors
 from radit_job.models.loading import open_embedder
-from radit_job.rag.vector_index import CHUNK_IDS, VECTORS, write_facts
-from radit_job.records import Chunk, read_rows
+from radit_job.rag.vector_index import BLOCK_ROWS, write_block, write_facts
+from radit_job.records import Chunk, parse_row
 
-BLOCK_CHUNKS = 1024  # embedded at once, sorted by length among themselves; what a kill can cost
+PART_ROWS = 1024  # embedded at once, sorted by length among themselves; what a kill can cost
 
 
-def run(config: IndexSlice, *, chunks: Path, out: Path, scratch: Path) -> dict[str, float]:
-    """Read `chunks`, write `embeddings`. A killed run goes on behind the last whole block."""
+def run(config: IndexSlice, *, chunks: Path, out: Path, scratch: Path, shard: Shard = WHOLE) -> dict[str, float]:
+    """Read `chunks`, write `embeddings`, in blocks of BLOCK_ROWS chunks.
+
+    What is embedded is kept in `scratch`, so a killed run goes on behind the last PART_ROWS chunks.
+    """
     rows = chunks / "chunks.jsonl"
     folder = out / "embeddings"
-    folder.mkdir()
-    n_chunks = _write_chunk_ids(rows, folder / CHUNK_IDS)
+    n_chunks = _n_lines(rows)
     if n_chunks == 0:
         raise InputError("there are no chunks to index", where=str(rows))
-    model = config.embedder
-    embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
-    n_kept = _embed(rows, n_chunks, embedder, scratch)
-    shutil.move(scratch / VECTORS, folder / VECTORS)
-    write_facts(
-        folder,
-        dimension=embedder.dimension,
-        n_chunks=n_chunks,
-        embedder=model.model_dump(),
-        corpus_digest=digest_file(rows),
+    embedding = _Embedding(config.embedder, scratch)
+    n_mine = sum(
+        min(BLOCK_ROWS, n_chunks - start)
+        for number, start in enumerate(range(0, n_chunks, BLOCK_ROWS))
+        if shard.takes(number)
     )
-    return {"n_chunks": n_chunks, "dimension": embedder.dimension, "n_resumed": n_kept}
+    with observe.progress("embedding chunks", total=n_mine, unit="chunks") as bar:
+        for number, lines in enumerate(_blocks(rows)):
+            if not shard.takes(number):
+                continue
+            block = [parse_row(line, Chunk) for line in lines]
+            vectors = embedding.of_block(number, [chunk.text for chunk in block], bar)
+            write_block(folder, number, vectors, [chunk.chunk_id for chunk in block])
+    if shard.takes(0):
+        write_facts(
+            folder,
+            dimension=embedding.embedder.dimension,
+            n_chunks=n_chunks,
+            embedder=config.embedder.model_dump(),
+            corpus_digest=digest_file(rows),
+        )
+    return {"n_chunks": n_mine, "n_resumed": embedding.n_resumed}
 
 
-def _write_chunk_ids(rows: Path, path: Path) -> int:
-    n_chunks = 0
-    with path.open("w", encoding="utf-8") as file:
-        for chunk in read_rows(rows, Chunk):
-            file.write(json.dumps(chunk.chunk_id, ensure_ascii=False) + "\n")
-            n_chunks += 1
-    return n_chunks
+def _n_lines(path: Path) -> int:
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
-def _embed(rows: Path, n_chunks: int, embedder: Embedder, scratch: Path) -> int:
-    """Fill scratch/vectors.npy block by block; returns how many rows an earlier try had left there."""
-    path, mark = scratch / VECTORS, scratch / "n_done.txt"
-    n_kept = int(mark.read_text()) if mark.exists() and path.exists() else 0
-    if not n_kept:
-        mark.unlink(missing_ok=True)  # an old one would vouch for the zeros of the new file
-    mode = "r+" if n_kept else "w+"
-    vectors = np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=(n_chunks, embedder.dimension))
-    chunks = itertools.islice(read_rows(rows, Chunk), n_kept, None)
-    n_done = n_kept
-    with observe.progress("embedding chunks", total=n_chunks, unit="chunks") as bar:
-        bar.advance(n_kept)
-        while texts := [chunk.text for chunk in itertools.islice(chunks, BLOCK_CHUNKS)]:
-            block = embedder.embed_documents(texts, on_done=bar.advance)  # [block, dimension]
-            _check_finite(block)
-            vectors[n_done : n_done + len(block)] = block
-            vectors.flush()
-            n_done += len(block)
-            _replace_text(mark, str(n_done))
-    return n_kept
+def _blocks(path: Path) -> Iterator[list[str]]:
+    """Lines, BLOCK_ROWS at a time; only who needs a block reads what is in it."""
+    with path.open(encoding="utf-8") as lines:
+        while block := list(itertools.islice(lines, BLOCK_ROWS)):
+            yield block
 
 
-def _check_finite(vectors: np.ndarray) -> None:
+class _Embedding:
+    """Vectors by an embedder that is opened when the first text needs it, kept part by part in scratch."""
+
+    def __init__(self, model: Model, scratch: Path) -> None:
+        self._model = model
+        self._scratch = scratch
+        self.n_resumed = 0  # rows that an earlier try had left
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        model = self._model
+        return open_embedder(model.provider, model.name, model.revision, model.dtype)
+
+    def of_block(self, number: int, texts: list[str], bar: observe.Progress) -> Vectors:
+        """The texts' vectors, [len(texts), dimension]."""
+        parts = [texts[start : start + PART_ROWS] for start in range(0, len(texts), PART_ROWS)]
+        return np.concatenate([self._part(f"{number:06d}-{n:02d}", part, bar) for n, part in enumerate(parts)])
+
+    def _part(self, name: str, texts: list[str], bar: observe.Progress) -> Vectors:
+        path = self._scratch / f"{name}.npy"
+        if path.exists():
+            kept: Vectors = np.load(path, allow_pickle=False)
+            self.n_resumed += len(kept)
+            bar.advance(len(kept))
+            return kept
+        vectors = self.embedder.embed_documents(texts, on_done=bar.advance)  # [part, dimension]
+        _check_finite(vectors)
+        partial = self._scratch / f"{name}.partial.npy"
+        np.save(partial, vectors)
+        partial.replace(path)  # whole or not at all, whenever the process is killed or the folder copied
+        return vectors
+
+
+def _check_finite(vectors: Vectors) -> None:
     if not np.isfinite(vectors).all():
         raise InputError(
             "the embedder gave vectors that are not numbers",
             where="models.embedder",
             todo="Try dtype: float32, or another model.",
         )
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a small file so that a kill leaves the old one or the new one."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from radit_job import observe
 from radit_job.config.slices import ReportSlice
 from radit_job.rag.grouping import connected_groups
-from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, read_rows
+from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, read_blocks, read_rows
 from radit_job.report.page import Material, render
+from radit_job.report.provenance import joined_summary
 
 
 def run(
@@ -30,14 +31,17 @@ def run(
     lineage: Sequence[dict[str, Any]] = (),
 ) -> dict[str, float]:
     """Write `report/report.html`; returns its size and how many answers it shows."""
-    rows = list(read_rows(predictions / "predictions.jsonl", Prediction))
+    rows = list(read_blocks(predictions, "*.jsonl", Prediction))
     train, val = (list(read_rows(side / "questions.jsonl", Question)) for side in (train_questions, val_questions))
     page = render(
         Material(
             results=_json(results / "results.json"),
             documents=list(read_rows(chunks / "documents.jsonl", DocumentRow)),
-            dropped=_rows_if_there(questions / "dropped.jsonl", Dropped),
-            questions_summary=_json(questions / "summary.json") if (questions / "summary.json").exists() else {},
+            dropped=read_blocks(questions, "*/dropped.jsonl", Dropped),
+            questions_summary={
+                **joined_summary([_json(path) for path in sorted(questions.glob("*/summary.json"))]),
+                "n_documents": len({row.document for row in [*train, *val] if row.document}),
+            },
             n_questions={"train": len(train), "val": len(val)},
             n_passages=len(connected_groups([question.chunk_ids for question in val])),
             training=_json(lm / "training.json") if lm else None,
@@ -59,11 +63,6 @@ def run(
 def _json(path: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
-
-
-def _rows_if_there(path: Path, kind: type[Dropped]) -> Iterator[Dropped]:
-    if path.exists():
-        yield from read_rows(path, kind)
 
 
 def _pages(path: Path, wanted: set[str]) -> dict[str, int | None]:

@@ -11,16 +11,19 @@ from radit_job.config.slices import SplitSlice
 from radit_job.errors import InputError
 from radit_job.rag.grouping import choose_groups, connected_groups
 from radit_job.rag.matching import match_words
-from radit_job.records import Question, read_rows, write_rows
+from radit_job.records import Question, read_blocks, write_rows
+
+MIN_WRITTEN = 10  # fewer can be neither split nor measured
 
 
 def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dict[str, float]:
     """Write `train_questions/` and `val_questions/questions.jsonl`, and `train_questions/split.json` with the counts.
 
     Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together.
-    InputError when everything hangs together, so that there is nothing to divide.
+    Questions that a model wrote twice, in blocks that knew nothing of each other, count once. InputError when it wrote
+    fewer than 10 in all, and when everything hangs together, so that there is nothing to divide.
     """
-    rows = list(read_rows(questions / "questions.jsonl", Question))
+    rows, n_repeated = _without_repeats(read_blocks(questions, "*/questions.jsonl", Question))
     by = config.split.by
     groups = connected_groups([[*_places(row, by), ("wording", " ".join(match_words(row.question)))] for row in rows])
     if len(groups) < 2:
@@ -43,10 +46,35 @@ def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dic
         "n_groups": len(groups),
         "largest_group": max(map(len, groups)),
         "n_unknown_gold": n_unknown,
+        "n_repeated": n_repeated,
     }
     text = json.dumps({"by": by, "train_share": config.split.train_share, **summary}, indent=2)
     (out / "train_questions" / "split.json").write_text(text + "\n", encoding="utf-8")
     return summary
+
+
+def _without_repeats(rows: Iterable[Question]) -> tuple[list[Question], int]:
+    """The rows, generated ones only the first time that they ask the same; and how many that left out."""
+    kept: list[Question] = []
+    asked: set[str] = set()
+    n_repeated = n_written = 0
+    for row in rows:
+        n_written += row.source == "generated"
+        if row.source == "generated" and row.question.lower() in asked:
+            n_repeated += 1
+            continue
+        asked.add(row.question.lower())
+        kept.append(row)
+    if n_repeated:
+        observe.log(f"{n_repeated} of {n_written} written questions ask what another one asks; they are left out")
+    if len(kept) < MIN_WRITTEN and n_written == len(kept) + n_repeated:
+        raise InputError(
+            f"the model wrote only {len(kept)} good pairs; at least {MIN_WRITTEN} are needed",
+            where="questions",
+            todo="Raise questions.limit, add documents (English ones: the writer knows no other language), take a "
+            "stronger models.question_writer, or bring your own pairs with questions.source: file.",
+        )
+    return kept, n_repeated
 
 
 def _places(row: Question, by: str) -> Sequence[Hashable]:

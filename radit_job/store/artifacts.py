@@ -3,6 +3,7 @@
     artifacts/<stage>/<key>/manifest.json             the commit: which attempt won, and what it holds
     artifacts/<stage>/<key>/<attempt>/result.json     seconds, memory, tokens, versions
     artifacts/<stage>/<key>/<attempt>/<artifact>/...  the files
+    artifacts/<stage>/<key>/shards/...                what each process of a divided stage committed: see `shards`
 
 Until the manifest exists nothing is committed; a crash leaves an attempt that nobody refers to, for `radit gc`.
 """
@@ -11,14 +12,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from radit_job.errors import CorruptArtifact, StoreError
-from radit_job.hashing import digest, digest_file
-from radit_job.store.objects import ObjectStore
+from radit_job.errors import CorruptArtifact, RaditError, StoreError
+from radit_job.hashing import digest
+from radit_job.store.objects import ObjectStore, object_path
+from radit_job.store.parallel import in_parallel
 
 MANIFEST_FORMAT = 1
 
@@ -30,6 +33,7 @@ class FileEntry:
     path: str  # slash-separated, below the artifact's folder
     n_bytes: int
     sha256: str  # "sha256:<hex>"
+    attempt: str = ""  # the one that uploaded it; "" for the manifest's own, which it is unless shards were joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,24 @@ class Manifest:
 
     def object_name(self, artifact: str, entry: FileEntry) -> str:
         """Where a file of an artifact stands in the store."""
-        return f"{attempt_prefix(self.stage, self.key, self.attempt)}{artifact}/{entry.path}"
+        return f"{attempt_prefix(self.stage, self.key, entry.attempt or self.attempt)}{artifact}/{entry.path}"
+
+    def attempts(self) -> set[str]:
+        """Every attempt that has a file of it."""
+        return {self.attempt} | {e.attempt for entries in self.artifacts.values() for e in entries if e.attempt}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        artifacts = {
+            name: [{field: value for field, value in asdict(entry).items() if value != ""} for entry in entries]
+            for name, entries in self.artifacts.items()
+        }
+        return {"format": MANIFEST_FORMAT, **asdict(self), "artifacts": artifacts}
 
 
 def digest_of(entries: Sequence[FileEntry]) -> str:
     """An artifact's content digest: over its files' paths, sizes and sha256, in the order of their paths."""
-    return digest([asdict(entry) for entry in entries])
+    return digest([{"path": entry.path, "n_bytes": entry.n_bytes, "sha256": entry.sha256} for entry in entries])
 
 
 def attempt_prefix(stage: str, key: str, attempt: str) -> str:
@@ -67,6 +83,16 @@ def attempt_prefix(stage: str, key: str, attempt: str) -> str:
 def manifest_name(stage: str, key: str) -> str:
     """Where the commit stands."""
     return f"artifacts/{stage}/{key}/manifest.json"
+
+
+def result_name(manifest: Manifest) -> str:
+    """Where the attempt's account of itself stands."""
+    return attempt_prefix(manifest.stage, manifest.key, manifest.attempt) + "result.json"
+
+
+def shards_prefix(stage: str, key: str) -> str:
+    """Where the shards of a divided stage commit their parts."""
+    return f"artifacts/{stage}/{key}/shards/"
 
 
 def publish(
@@ -84,56 +110,84 @@ def publish(
     Returns the committed manifest, and whether it is this attempt's: where another was first, its artifact stands,
     unless `replace` says that this one shall take its place.
     """
+
+    def put(manifest: Manifest) -> Manifest:
+        store.write(result_name(manifest), json_bytes(result))
+        commit(store, manifest, replace=replace)
+        return _require(store, stage, key)
+
+    return publish_attempt(store, stage, key, folder, artifacts, put)
+
+
+def publish_attempt(
+    store: ObjectStore,
+    stage: str,
+    key: str,
+    folder: Path,
+    artifacts: Sequence[str],
+    put: Callable[[Manifest], Manifest],
+) -> tuple[Manifest, bool]:
+    """Upload under an attempt of its own; `put` commits it and says whose manifest stands then.
+
+    What lost is deleted again. What `put` failed on is not: its commit may have arrived, and `radit gc` knows.
+    """
     attempt = uuid.uuid4().hex[:12]
     prefix = attempt_prefix(stage, key, attempt)
-    won = False
     try:
-        entries = {artifact: _upload(store, prefix + artifact, folder / artifact) for artifact in artifacts}
-        store.write(prefix + "result.json", _json_bytes(result))
-        manifest = Manifest(stage, key, attempt, entries)
-        won = _commit(store, manifest, replace=replace)
-    finally:
-        if not won:
+        written = {name: _upload(store, prefix + name, folder / name) for name in artifacts if (folder / name).is_dir()}
+    except BaseException:
+        with suppress(RaditError):  # the first error is the one to tell
             _delete_attempt(store, prefix)
-    if won:
-        return manifest, True
-    winner = find(store, stage, key)
-    if winner is None:
-        raise CorruptArtifact("the manifest vanished while it was read", where=manifest_name(stage, key))
-    return winner, False
+        raise
+    standing = put(Manifest(stage, key, attempt, {name: written.get(name, ()) for name in artifacts}))
+    if standing.attempt != attempt:
+        _delete_attempt(store, prefix)
+    return standing, standing.attempt == attempt
 
 
-def _commit(store: ObjectStore, manifest: Manifest, *, replace: bool) -> bool:
+def commit(store: ObjectStore, manifest: Manifest, *, replace: bool) -> None:
+    """Write the manifest; where one stands already it stays, unless `replace`."""
     name = manifest_name(manifest.stage, manifest.key)
-    data = _json_bytes({"format": MANIFEST_FORMAT, **asdict(manifest)})
+    data = json_bytes(manifest.to_json())
     if replace:
         store.write(name, data)
-        return True
-    return store.create(name, data)
+    else:
+        store.create(name, data)
+
+
+def _require(store: ObjectStore, stage: str, key: str) -> Manifest:
+    found = find(store, stage, key)
+    if found is None:
+        raise CorruptArtifact("the manifest vanished while it was read", where=manifest_name(stage, key))
+    return found
 
 
 def find(store: ObjectStore, stage: str, key: str) -> Manifest | None:
     """The manifest committed under a key, or None; one that cannot be read raises CorruptArtifact."""
-    data = store.read(manifest_name(stage, key))
-    if data is None:
-        return None
+    name = manifest_name(stage, key)
+    data = store.read(name)
+    return parse_manifest(data, name) if data is not None else None
+
+
+def parse_manifest(data: bytes, name: str) -> Manifest:
+    """The inverse of `Manifest.to_json`, for what stands at `name`; CorruptArtifact where it cannot be read."""
     try:
         plain = json.loads(data)
         if plain["format"] != MANIFEST_FORMAT:
             raise StoreError(
                 f"format {plain['format']} was written by another version of radit-job",
-                where=manifest_name(stage, key),
+                where=name,
                 todo="Use that version, or another store.",
             )
         artifacts = {name: tuple(FileEntry(**entry) for entry in files) for name, files in plain["artifacts"].items()}
         return Manifest(plain["stage"], plain["key"], plain["attempt"], artifacts)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptArtifact(f"the manifest cannot be read: {error}", where=manifest_name(stage, key)) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptArtifact(f"the manifest cannot be read: {error}", where=name) from error
 
 
 def read_result(store: ObjectStore, manifest: Manifest) -> dict[str, Any]:
     """What the attempt that won said of itself; empty where that is lost, for nothing is decided on it."""
-    data = store.read(attempt_prefix(manifest.stage, manifest.key, manifest.attempt) + "result.json")
+    data = store.read(result_name(manifest))
     try:
         plain = json.loads(data or b"{}")
     except ValueError:
@@ -143,8 +197,7 @@ def read_result(store: ObjectStore, manifest: Manifest) -> dict[str, Any]:
 
 def damage(store: ObjectStore, manifest: Manifest) -> str | None:
     """A cheap look for missing or truncated files: the first one found, in words, or None."""
-    prefix = attempt_prefix(manifest.stage, manifest.key, manifest.attempt)
-    sizes = {info.name: info.n_bytes for info in store.list(prefix)}
+    sizes = {info.name: info.n_bytes for info in store.list(f"artifacts/{manifest.stage}/{manifest.key}/")}
     for artifact, entries in manifest.artifacts.items():
         for entry in entries:
             n_bytes = sizes.get(manifest.object_name(artifact, entry))
@@ -156,42 +209,48 @@ def damage(store: ObjectStore, manifest: Manifest) -> str | None:
 
 
 def withdraw(store: ObjectStore, stage: str, key: str) -> None:
-    """Take a commit back: the next run computes it anew."""
+    """Take a commit back, and its shards' before it, or they would be joined again: the next run computes it anew."""
+    for info in list(store.list(shards_prefix(stage, key))):
+        store.delete(info.name)
     store.delete(manifest_name(stage, key))
 
 
 def fetch(store: ObjectStore, manifest: Manifest, artifact: str, folder: Path) -> Path:
-    """The artifact's folder, every file verified against the manifest; CorruptArtifact where one is not what it was.
+    """Place the artifact's files below `folder`, verified; CorruptArtifact where one is not what was committed.
 
-    What is damaged is withdrawn, so that the next run computes it anew. A folder store hands out its own files; they
-    must not be changed.
+    What is damaged is withdrawn, so that the next run computes it anew. The files must not be changed: those of a
+    folder store are the store's own.
     """
-    root: Path | None = None
-    for entry in manifest.artifacts[artifact]:
-        name = manifest.object_name(artifact, entry)
-        path = store.download(name, folder)
-        if not path.is_file() or path.stat().st_size != entry.n_bytes or digest_file(path) != entry.sha256:
-            withdraw(store, manifest.stage, manifest.key)
-            raise CorruptArtifact(
-                f"{artifact}/{entry.path} is not what {manifest.stage} committed",
-                where=f"{store.url}/{name}",
-                todo="It is withdrawn; run again, and it is computed anew.",
-            )
-        root = path.parents[entry.path.count("/")]
-    if root is None:
+    entries = manifest.artifacts[artifact]
+    if not entries:
         raise CorruptArtifact(f"{artifact} has no files", where=manifest_name(manifest.stage, manifest.key))
-    return root
+    for parent in {folder / object_path(entry.path, store.url).parent for entry in entries}:
+        parent.mkdir(parents=True, exist_ok=True)
+
+    def is_sound(entry: FileEntry) -> bool:
+        try:
+            return store.download(manifest.object_name(artifact, entry), folder / entry.path) == entry.sha256
+        except CorruptArtifact:
+            return False
+
+    damaged = [entry for entry, sound in zip(entries, in_parallel(is_sound, entries), strict=True) if not sound]
+    if damaged:
+        withdraw(store, manifest.stage, manifest.key)
+        raise CorruptArtifact(
+            f"{artifact}/{damaged[0].path} is not what {manifest.stage} committed",
+            where=f"{manifest.object_name(artifact, damaged[0])} in {store.url}",
+            todo="It is withdrawn; run again, and it is computed anew.",
+        )
+    return folder
 
 
 def _upload(store: ObjectStore, prefix: str, folder: Path) -> tuple[FileEntry, ...]:
-    entries = []
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for name in names:
-        path = folder / name
-        entry = FileEntry(name, path.stat().st_size, digest_file(path))
-        store.upload(f"{prefix}/{entry.path}", path)
-        entries.append(entry)
-    return tuple(entries)
+    def upload(path: Path) -> FileEntry:
+        name = path.relative_to(folder).as_posix()
+        return FileEntry(name, path.stat().st_size, store.upload(f"{prefix}/{name}", path))
+
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return tuple(in_parallel(upload, sorted(files, key=lambda path: path.relative_to(folder).as_posix())))
 
 
 def _delete_attempt(store: ObjectStore, prefix: str) -> None:
@@ -199,5 +258,6 @@ def _delete_attempt(store: ObjectStore, prefix: str) -> None:
         store.delete(info.name)
 
 
-def _json_bytes(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """A value as the store keeps it."""
     return json.dumps(value, indent=1, ensure_ascii=False).encode()

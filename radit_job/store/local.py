@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from radit_job.errors import StoreError, TryAgainError
-from radit_job.store.objects import ObjectInfo
+from radit_job.errors import CorruptArtifact, StoreError
+from radit_job.hashing import digest_file
+from radit_job.store.locks import hold_file
+from radit_job.store.objects import ObjectInfo, object_path
 
 TEMPORARY = "tmp"  # files in the making; what a killed process leaves there, `radit gc` deletes
 NO_HARD_LINKS = (errno.EPERM, errno.EMLINK, errno.ENOTSUP)
@@ -57,7 +58,7 @@ class LocalStore:
                 return _create_exclusively(self._path(name), data)
             return True
 
-    def upload(self, name: str, path: Path) -> None:
+    def upload(self, name: str, path: Path) -> str:
         """See ObjectStore; a file on the store's own file system is linked, any other is copied."""
         with _store_errors(self._root, "write to"), self._temporary(name) as temporary:
             try:
@@ -67,11 +68,25 @@ class LocalStore:
                 if error.errno not in (errno.EXDEV, *NO_HARD_LINKS):
                     raise
                 shutil.copyfile(path, temporary)
+            sha256 = digest_file(temporary)
             temporary.replace(self._path(name))
+            return sha256
 
-    def download(self, name: str, folder: Path) -> Path:
-        """See ObjectStore; this store hands out its own file, and nothing is copied."""
-        return self._path(name)
+    def download(self, name: str, path: Path) -> str:
+        """See ObjectStore; a link to the store's own file, and nothing is copied."""
+        source = self._path(name)
+        if not source.is_file():
+            raise CorruptArtifact(f"{name} is not there", where=self.url)
+        with _store_errors(path.parent, "write to"):
+            path.unlink(missing_ok=True)
+            try:
+                os.link(source, path)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, *NO_HARD_LINKS):
+                    raise
+                path.symlink_to(source)
+        with _store_errors(self._root, "read"):
+            return digest_file(path)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """See ObjectStore."""
@@ -102,33 +117,25 @@ class LocalStore:
             folder.mkdir(parents=True, exist_ok=True)
             return folder
 
+    def keep_scratch(self, name: str) -> None:
+        """See ObjectStore; it is in the store already."""
+
     def drop_scratch(self, name: str) -> None:
         """See ObjectStore."""
         shutil.rmtree(self._path(f"scratch/{name}"), ignore_errors=True)
 
     @contextmanager
     def hold(self, name: str, *, wait: bool = False) -> Iterator[None]:
-        """See ObjectStore; the kernel releases the lock with the process, however it ends."""
+        """See ObjectStore."""
         path = self._path(f"locks/{name}")
         with _store_errors(self._root, "write to"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise TryAgainError(
-                    f"another process is working on {name}",
-                    where=self.url,
-                    todo="Wait for it, or stop it, and try again.",
-                ) from None
+        with hold_file(file, name, self.url, wait=wait):
             yield
 
     def _path(self, name: str) -> Path:
-        path = Path(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise StoreError(f"{name!r} is no object's name", where=self.url)
-        return self._root / path
+        return self._root / object_path(name, self.url)
 
     @contextmanager
     def _temporary(self, name: str) -> Iterator[Path]:

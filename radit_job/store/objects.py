@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
+
+from radit_job.errors import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,15 @@ class ObjectStore(Protocol):
         """Create an object unless it exists; of several writers exactly one gets True."""
         ...
 
-    def upload(self, name: str, path: Path) -> None:
-        """Create or replace an object from a file, which the caller will not change afterwards."""
+    def upload(self, name: str, path: Path) -> str:
+        """Create or replace an object from a file, which the caller will not change afterwards; its tagged sha256."""
         ...
 
-    def download(self, name: str, folder: Path) -> Path:
-        """A readable file with the object's bytes: in `folder`, or the store's own file where it is one."""
+    def download(self, name: str, path: Path) -> str:
+        """Put the object's bytes at `path`, which must not be changed (a folder store links it); their sha256, tagged.
+
+        An object that is not there raises CorruptArtifact.
+        """
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -55,7 +60,14 @@ class ObjectStore(Protocol):
         ...
 
     def scratch(self, name: str) -> Path:
-        """A folder that survives a killed process and is given again under the same name."""
+        """A folder that survives a killed process and is given again under the same name.
+
+        A remote store fills it with what `keep_scratch` last saved; it is for one process at a time.
+        """
+        ...
+
+    def keep_scratch(self, name: str) -> None:
+        """Save what the scratch folder holds now, so that it survives this machine; a folder store has done so."""
         ...
 
     def drop_scratch(self, name: str) -> None:
@@ -63,5 +75,17 @@ class ObjectStore(Protocol):
         ...
 
     def hold(self, name: str, *, wait: bool = False) -> AbstractContextManager[None]:
-        """Hold a lock that dies with this process; where another one holds it: wait for it, or raise TryAgainError."""
+        """Hold a lock among the processes of this machine, which dies with its holder.
+
+        Where another one holds it: wait for it, or raise TryAgainError. Between machines nothing is locked: they
+        converge by conditional commits.
+        """
         ...
+
+
+def object_path(name: str, where: str) -> PurePosixPath:
+    """An object's name as a path; StoreError, which says `where`, if it would lead out of the store."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise StoreError(f"{name!r} is no object's name", where=where)
+    return path

@@ -68,9 +68,10 @@ def artifacts(tmp_path):
         DocumentRow("scan.pdf", "skipped", "no text: it looks scanned", 1, 0, 0),
     ]
     write_rows(tmp_path / "chunks/documents.jsonl", documents)
-    write_rows(tmp_path / "questions/questions.jsonl", questions)
+    write_rows(tmp_path / "questions/000000/questions.jsonl", questions)
     write_rows(
-        tmp_path / "questions/dropped.jsonl", [Dropped("empty_answer", f"pairs.jsonl:{i}", HOSTILE) for i in range(30)]
+        tmp_path / "questions/000000/dropped.jsonl",
+        [Dropped("empty_answer", f"pairs.jsonl:{i}", HOSTILE) for i in range(30)],
     )
     write_rows(tmp_path / "train_questions/questions.jsonl", questions[12:])
     write_rows(tmp_path / "val_questions/questions.jsonl", questions[:12])
@@ -228,7 +229,7 @@ def test_weights_that_never_got_better_are_named(artifacts):
 
 def test_a_leaked_question_is_named(artifacts):
     summary = {"n_leaked": 2, "leaked": ["q03", "q15"], "leaked_in": {"q15": "plan.pdf#00009", "q03": "plan.pdf#00007"}}
-    (artifacts / "questions/summary.json").write_text(json.dumps(summary))
+    (artifacts / "questions/000000/summary.json").write_text(json.dumps(summary))
     _, balance = report(artifacts)
     text = " ".join(" ".join(balance.texts).split())
     assert "Leakage 1 of 12 held-out questions stand with their answer as a record" in text
@@ -272,7 +273,7 @@ def test_empty_predictions_still_give_a_page(artifacts):
         (artifacts / name).write_text("")
     (artifacts / "results/results.json").write_text(json.dumps({"format": 1, "arms": [], "rows": [], "pairs": []}))
     (artifacts / "lm/training.json").write_text("{}")
-    (artifacts / "questions/dropped.jsonl").unlink()
+    (artifacts / "questions/000000/dropped.jsonl").unlink()
     _, balance = report(artifacts)
     text = " ".join(" ".join(balance.texts).split())
     assert "No held-out question was answered" in text

@@ -1,16 +1,21 @@
 """What `open_run` hands out asks the models exactly as training and answering do."""
 
+import gc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from radit_job.api import Run
+from radit_job.api import Run, open_run
 from radit_job.config.schema import Config
 from radit_job.config.slices import AugmentSlice, IndexSlice
 from radit_job.errors import ConfigError
 from radit_job.models.huggingface import HuggingFaceLM
+from radit_job.pipeline.runs import RunRecord, StageRecord, save_run
 from radit_job.records import Chunk, Example, Message, Question, read_rows, write_rows
 from radit_job.stages import augment, index
+from radit_job.store import open_store
+from radit_job.store.artifacts import publish
 
 TEXTS = [
     "Cats purr when they are content.",
@@ -106,3 +111,19 @@ def test_an_arm_that_the_run_does_not_have_is_an_error_that_names_those_it_has(t
     run = FolderRun(tmp_path, config_of(tiny_lm_folder))
     with pytest.raises(ConfigError, match=f"{arm}.*\n.*are: closed_book, base"):
         getattr(run, what)(arm)
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_an_artifact_s_folder_outlives_the_run_it_came_from(kind, request, tmp_path):
+    url = str(tmp_path / "store")
+    if kind == "bucket":
+        url = request.getfixturevalue("s3_environment").store_url(f"bucket/{tmp_path.name}")
+    (tmp_path / "out" / "chunks").mkdir(parents=True)
+    (tmp_path / "out" / "chunks" / "chunks.jsonl").write_text("{}\n")
+    store = open_store(url)
+    publish(store, "ingest", "k1", tmp_path / "out", ["chunks"], {})
+    stages = {"ingest": StageRecord("ingest", "done", key="k1")}
+    save_run(store, RunRecord("small", "sha256:0", "local", "2026-01-01T00:00:00Z", stages=stages))
+    folder = open_run(url, "small").artifact("chunks")
+    gc.collect()
+    assert (Path(folder) / "chunks.jsonl").read_text() == "{}\n"

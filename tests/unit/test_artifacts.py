@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from radit_job.errors import CorruptArtifact, StoreError
-from radit_job.store import LocalStore
+from radit_job.store import ObjectStore, open_store
 from radit_job.store import artifacts as committed
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store")
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"))
+    return open_store(request.getfixturevalue("s3_environment").store_url(f"bucket/{tmp_path.name}"))
 
 
 def written(folder: Path, text: str = "row\n") -> Path:
@@ -21,16 +24,12 @@ def written(folder: Path, text: str = "row\n") -> Path:
     return folder
 
 
-def published(store: LocalStore, tmp_path: Path, text: str = "row\n", name: str = "out") -> committed.Manifest:
+def published(store: ObjectStore, tmp_path: Path, text: str = "row\n", name: str = "out") -> committed.Manifest:
     manifest, _ = committed.publish(store, "ingest", "k1", written(tmp_path / name, text), ["chunks"], {"seconds": 1})
     return manifest
 
 
-def file_of(store: LocalStore, manifest: committed.Manifest) -> Path:
-    return Path(store.url, manifest.object_name("chunks", manifest.artifacts["chunks"][0]))
-
-
-def test_a_published_artifact_is_found_and_fetched(store: LocalStore, tmp_path: Path) -> None:
+def test_a_published_artifact_is_found_and_fetched(store: ObjectStore, tmp_path: Path) -> None:
     manifest = published(store, tmp_path)
     assert committed.find(store, "ingest", "k1") == manifest
     folder = committed.fetch(store, manifest, "chunks", tmp_path)
@@ -39,7 +38,7 @@ def test_a_published_artifact_is_found_and_fetched(store: LocalStore, tmp_path: 
     assert committed.find(store, "ingest", "k2") is None
 
 
-def test_the_second_attempt_adopts_the_first_and_leaves_nothing(store: LocalStore, tmp_path: Path) -> None:
+def test_the_second_attempt_adopts_the_first_and_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
     first = published(store, tmp_path, "first\n")
     second, won = committed.publish(store, "ingest", "k1", written(tmp_path / "b", "second\n"), ["chunks"], {})
     assert (second, won) == (first, False)
@@ -47,7 +46,7 @@ def test_the_second_attempt_adopts_the_first_and_leaves_nothing(store: LocalStor
     assert attempts == {"manifest.json", first.attempt}
 
 
-def test_equal_content_has_an_equal_digest(store: LocalStore, tmp_path: Path) -> None:
+def test_equal_content_has_an_equal_digest(store: ObjectStore, tmp_path: Path) -> None:
     first = published(store, tmp_path)
     again, _ = committed.publish(store, "ingest", "other", written(tmp_path / "b"), ["chunks"], {})
     differs, _ = committed.publish(store, "ingest", "third", written(tmp_path / "c", "x"), ["chunks"], {})
@@ -55,25 +54,24 @@ def test_equal_content_has_an_equal_digest(store: LocalStore, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("change", ["truncate", "flip", "delete"])
-def test_damage_is_found_before_use(store: LocalStore, tmp_path: Path, change: str) -> None:
+def test_damage_is_found_before_use(store: ObjectStore, tmp_path: Path, change: str) -> None:
     manifest = published(store, tmp_path)
-    path = file_of(store, manifest)
-    if change == "truncate":
-        path.write_bytes(b"ro")
-    elif change == "flip":
-        path.write_bytes(b"rot\n")
+    name = manifest.object_name("chunks", manifest.artifacts["chunks"][0])
+    if change == "delete":
+        store.delete(name)
     else:
-        path.unlink()
+        store.write(name, b"ro" if change == "truncate" else b"rot\n")
     with pytest.raises(CorruptArtifact) as raised:
         committed.fetch(store, manifest, "chunks", tmp_path)
     assert "deep/chunks.jsonl" in str(raised.value)
+    assert committed.find(store, "ingest", "k1") is None  # withdrawn
     seen = committed.damage(store, manifest)  # the cheap look sees sizes only
     assert (seen is None) == (change == "flip")
 
 
-def test_a_half_written_manifest_is_no_commit(store: LocalStore, tmp_path: Path) -> None:
+def test_a_half_written_manifest_is_no_commit(store: ObjectStore, tmp_path: Path) -> None:
     published(store, tmp_path)
-    Path(store.url, committed.manifest_name("ingest", "k1")).write_bytes(b'{"format": 1, "sta')
+    store.write(committed.manifest_name("ingest", "k1"), b'{"format": 1, "sta')
     with pytest.raises(CorruptArtifact, match="cannot be read"):
         committed.find(store, "ingest", "k1")
     committed.withdraw(store, "ingest", "k1")
@@ -81,7 +79,7 @@ def test_a_half_written_manifest_is_no_commit(store: LocalStore, tmp_path: Path)
 
 
 def test_a_crash_before_the_commit_leaves_no_artifact(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(name: str, data: bytes) -> bool:
         raise StoreError("the disk is full")
@@ -90,3 +88,24 @@ def test_a_crash_before_the_commit_leaves_no_artifact(
     with pytest.raises(StoreError):
         published(store, tmp_path)
     assert committed.find(store, "ingest", "k1") is None
+
+
+def test_many_files_are_placed_as_they_were(store: ObjectStore, tmp_path: Path) -> None:
+    names = {f"part-{number % 7}/{number:03d}.txt" for number in range(60)}
+    for name in names:
+        path = tmp_path / "out" / "chunks" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    manifest, _ = committed.publish(store, "ingest", "k1", tmp_path / "out", ["chunks"], {})
+    assert [entry.path for entry in manifest.artifacts["chunks"]] == sorted(names)
+    folder = committed.fetch(store, manifest, "chunks", tmp_path / "in")
+    found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*.txt")}
+    assert found == {name: name for name in names}
+
+
+def test_a_manifest_that_leads_out_of_the_folder_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+    manifest = published(store, tmp_path)
+    entry = replace(manifest.artifacts["chunks"][0], path="../outside")
+    with pytest.raises(StoreError, match="no object's name"):
+        committed.fetch(store, replace(manifest, artifacts={"chunks": (entry,)}), "chunks", tmp_path / "in")
+    assert not (tmp_path / "outside").exists()

@@ -9,8 +9,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from radit_job.config.cluster import SHARDED_STAGES, StageName
 from radit_job.config.schema import Config, Model
 from radit_job.config.wording import schema_at
+from radit_job.jobs import Shard
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
 
 each_row = pytest.mark.parametrize("row", CATALOG, ids=lambda row: row.name)
@@ -29,7 +31,8 @@ def test_a_stage_takes_what_its_row_reads_and_nothing_else(row: StageRow) -> Non
     assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in keywords)
     artifacts = {name.removesuffix("?") for name in row.reads}
     lineage = {"lineage"} if row.wants_lineage else set()
-    assert {parameter.name for parameter in keywords} == artifacts | {"out", "scratch"} | lineage
+    shard = {"shard"} if row.is_sharded else set()
+    assert {parameter.name for parameter in keywords} == artifacts | {"out", "scratch"} | lineage | shard
 
 
 @each_row
@@ -38,6 +41,9 @@ def test_a_stage_is_typed_as_its_row_says(row: StageRow) -> None:
     hints = get_type_hints(run)
     assert hints["config"] is row.sees
     assert hints["return"] == dict[str, float]
+    if row.is_sharded:
+        assert hints["shard"] is Shard
+        assert inspect.signature(run).parameters["shard"].default == Shard(0, 1)  # alone, it does everything
     for name in [*row.reads, "out", "scratch"]:
         parameter = inspect.signature(run).parameters[name.removesuffix("?")]
         if name.endswith("?"):
@@ -46,6 +52,11 @@ def test_a_stage_is_typed_as_its_row_says(row: StageRow) -> None:
         else:
             assert hints[parameter.name] is Path
             assert parameter.default is inspect.Parameter.empty
+
+
+def test_the_configuration_can_divide_exactly_the_stages_that_can_be_divided() -> None:
+    assert set(SHARDED_STAGES) == {row.name for row in CATALOG if row.is_sharded}
+    assert set(get_args(StageName)) == {row.name for row in CATALOG}
 
 
 @each_row
@@ -101,7 +112,7 @@ def test_the_row_names_exactly_the_models_in_its_slice_that_it_opens(row: StageR
 
 def test_every_section_is_seen_by_some_stage() -> None:
     seen = {path.split(".")[0] for row in CATALOG for path in row.sees.paths().values()}
-    assert seen == set(Config.model_fields) - {"name", "store"}
+    assert seen == set(Config.model_fields) - {"name", "store", "kubernetes"}
 
 
 def test_every_field_that_can_change_a_number_is_seen_before_the_report() -> None:
@@ -111,8 +122,8 @@ def test_every_field_that_can_change_a_number_is_seen_before_the_report() -> Non
         kind: Any = field.annotation
         names = [f"{section}.{name}" for name in getattr(kind, "model_fields", {})] or [section]
         unseen |= {name for name in names if name not in seen and section not in seen}
-    # The corpus' files are an input, whose content is in the key; name and store are no part of any key.
-    assert unseen == {"name", "store", "corpus.paths"}
+    # The corpus' files are an input, whose content is in the key; name, store and place are no part of any key.
+    assert {path for path in unseen if not path.startswith("kubernetes.")} == {"name", "store", "corpus.paths"}
 
 
 def test_importing_the_stages_does_not_import_torch() -> None:

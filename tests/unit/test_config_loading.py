@@ -8,6 +8,7 @@ import pytest
 from radit_job.config.loading import LoadedConfig, load_config
 from radit_job.errors import ConfigError
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALLEST = "name: trial\ncorpus:\n  paths: [paper.pdf]\n"
 
 
@@ -227,3 +228,110 @@ def test_one_field_of_a_default_model_can_be_changed(tmp_path: Path) -> None:
     path.write_text("{name: a, corpus: {paths: [b]}}")
     model = load_config(path, ["models.lm.dtype=float32"]).config.models.lm
     assert (model.name, model.dtype) == ("smollm2-135m-instruct", "float32")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("stages: {answr: {shards: 2}}", "stages.answr: unknown key; did you mean answer?"),
+        ("stages: {answer: {shard: 2}}", "stages.answer.shard: unknown key; did you mean shards?"),
+        ("stages: {zzz: {}}", "stages.zzz: unknown key; known here: ingest, index, "),
+        ("stages: {split: {shards: 2}}", "stages: split cannot be divided into shards; these can: index, generate, "),
+        ("stages: {answer: {profile: tpu}}", "stages: answer names the profile 'tpu'; there are: cpu, gpu"),
+        ("stages: {answer: {shards: 0}}", "stages.answer.shards: must be a whole number of at least 1 and of at most "),
+        ("stages: 3", "stages: must be sections by name, the name one of ingest, "),
+        ("profiles: {GPU: {}}", "profiles.GPU: its name must be a Kubernetes name: lower-case letters, "),
+        ("profiles: {gpu: {gpuss: 1}}", "profiles.gpu.gpuss: unknown key; did you mean gpus?"),
+        (
+            "profiles: {gpu: {shards: 1}}",
+            "profiles.gpu.shards: unknown key; did you mean kubernetes.stages.NAME.shards?",
+        ),
+        ("profiles: {gpu: 3}", "profiles.gpu: must be a section with fields of its own, not 3"),
+        ("profiles: [gpu]", "profiles: must be sections by name, the name a Kubernetes name: lower-case letters, "),
+        ("profiles: {a: {env: {X: true}}}", "profiles.a.env.X: must be text, not true; put it in quotes"),
+        ("profiles: {a: {env: {RADIT_TRY: x}}}", "profiles.a.env: RADIT_TRY is set by radit or by Kubernetes"),
+        ("profiles: {a: {env: {HF_TOKEN: x}}}", "profiles.a.env: HF_TOKEN looks like a secret, "),
+        ("env: {1X: x}", "env: 1X is no environment variable's name"),
+        ("profiles: {a: {node_selector: {x: 'a b'}}}", "profiles.a.node_selector: the value of x must be up to 63 "),
+        ("profiles: {a: {labels: {radit-job.io/run: x}}}", "profiles.a.labels: radit-job.io/run is set by radit "),
+        ("profiles: {a: {annotations: {'a b': x}}}", "profiles.a.annotations: 'a b' must be up to 63 letters, "),
+        ("profiles: {a: {tolerations: [{value: x}]}}", "profiles.a.tolerations: a value needs a key; "),
+        ("profiles: {a: {model_cache: {}}}", "profiles.a.model_cache: give either a claim or a host_path"),
+        (
+            "profiles: {a: {model_cache: {claim: x, mount_path: /tmp/}}}",
+            "profiles.a.model_cache: mount_path cannot be ",
+        ),
+        ("profiles: {a: {env_from: [{secret: x, config_map: y}]}}", "profiles.a.env_from: give either a secret or a "),
+        (
+            "profiles: {a: {pod_template: {containers: []}}}",
+            "profiles.a.pod_template: a pod template has metadata and ",
+        ),
+        ("profiles: {a: {gpu_resource: gpu}}", "profiles.a.gpu_resource: must be an extended resource, such as "),
+        ("image: 'a b'", "image: must be an image, such as registry.example.org/radit-job:1.0, not 'a b'"),
+        ("namespace: a.b", "namespace: must be a namespace: up to 63 lower-case letters, digits and inner dashes, or "),
+    ],
+)
+def test_what_is_wrong_in_the_clusters_section_is_said_in_words(tmp_path: Path, lines: str, message: str) -> None:
+    (found,) = problems(tmp_path, f"{SMALLEST}kubernetes:\n  {lines}\n")
+    assert found.startswith(f"run.yaml:5: kubernetes.{message}")
+
+
+def test_no_error_about_a_secret_shows_it(tmp_path: Path) -> None:
+    (found,) = problems(tmp_path, SMALLEST + "kubernetes:\n  env: {AWS_SECRET_ACCESS_KEY: canary}\n")
+    assert "AWS_SECRET_ACCESS_KEY" in found
+    assert "canary" not in found
+
+
+def test_overrides_reach_into_profiles_and_stages(tmp_path: Path) -> None:
+    overrides = [
+        "kubernetes.profiles.gpu.gpus=2",
+        "kubernetes.profiles.gpu.env.X=1",
+        "kubernetes.stages.answer.shards=4",
+    ]
+    overrides += [
+        "kubernetes.profiles.big.node_selector={example.org/size: big}",
+        "kubernetes.stages.index.profile=big",
+    ]
+    settings = load(tmp_path, SMALLEST, *overrides).config.kubernetes
+    assert (settings.profiles["gpu"].gpus, settings.profiles["gpu"].env) == (2, {"X": "1"})
+    assert settings.placement("answer").shards == 4
+    assert settings.profile("index").node_selector == {"example.org/size": "big"}
+
+
+def test_naming_a_built_in_profile_changes_only_what_is_given(tmp_path: Path) -> None:
+    settings = load(tmp_path, SMALLEST + "kubernetes:\n  profiles: {gpu: {memory_gib: 40}, cpu: }\n").config.kubernetes
+    assert (settings.profiles["gpu"].gpus, settings.profiles["gpu"].memory_gib) == (1, 40)
+    assert sorted(load(tmp_path, SMALLEST + "kubernetes: {profiles: {a: {}}}\n").config.kubernetes.profiles) == [
+        "a",
+        "cpu",
+        "gpu",
+    ]
+
+
+def test_a_profile_has_what_the_section_says_for_every_pod(tmp_path: Path) -> None:
+    text = """\
+kubernetes:
+  service_account: store-user
+  env: {A: all, B: all}
+  env_from: [{secret: store, optional: true}]
+  profiles:
+    gpu: {image: cuda, env: {B: own}, env_from: [{secret: store}, {config_map: more}], image_pull_secrets: [pull]}
+  stages: {answer: {profile: gpu}}
+"""
+    settings = load(tmp_path, SMALLEST + text).config.kubernetes
+    profile = settings.profile("answer")
+    assert (profile.image, profile.service_account, profile.env) == ("cuda", "store-user", {"A": "all", "B": "own"})
+    assert [(one.secret, one.config_map, one.optional) for one in profile.env_from] == [
+        ("store", None, False),
+        (None, "more", False),
+    ]
+    assert settings.profile("split").image == "radit-job:latest"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_loads_and_finds_its_files(path: Path) -> None:
+    loaded = load_config(path)
+    assert all((loaded.folder / one).exists() for one in loaded.config.corpus.paths)
+    assert {placed.profile for placed in loaded.config.kubernetes.stages.values()} <= set(
+        loaded.config.kubernetes.profiles
+    )

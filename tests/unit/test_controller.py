@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytest
 from radit_job.config.loading import load_config
 from radit_job.config.schema import Model
 from radit_job.errors import ConfigError, CorruptArtifact, InputError, Interrupted, RaditError, StageFailed
-from radit_job.jobs import JobSpec, JobState, Outcome, Resources
+from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
 from radit_job.pipeline.catalog import CATALOG
 from radit_job.pipeline.collect import unreferenced
 from radit_job.pipeline.controller import Controller
+from radit_job.pipeline.heartbeat import heartbeat
 from radit_job.pipeline.plan import Decision
-from radit_job.pipeline.runs import load_results, load_run
+from radit_job.pipeline.planner import Planner
+from radit_job.pipeline.runs import is_cut_off, load_results, load_run
 from radit_job.store import LocalStore
 from radit_job.store.artifacts import find, publish
 
@@ -34,8 +38,17 @@ class CommittingExecutor:
     What a stage writes depends on its slice, unless `stable` names it: then it always writes the same.
     """
 
-    def __init__(self, store: LocalStore, stable: frozenset[str] = frozenset(), rooms: int = 1) -> None:
+    context: str | None = None
+    namespace: str | None = None
+    afterwards = "Come again."
+
+    def __init__(
+        self, store: LocalStore, stable: frozenset[str] = frozenset(), rooms: int = 1, name: str = "local"
+    ) -> None:
+        self.name = name
         self.store = store
+        self.specs: dict[str, JobSpec] = {}
+        self.conditions: dict[str, list[Condition]] = {}  # what a stage goes through before it ends
         self.stable = stable
         self.rooms = rooms
         self.started: list[str] = []
@@ -50,9 +63,12 @@ class CommittingExecutor:
     def start(self, spec: JobSpec, spec_name: str) -> None:
         assert JobSpec.from_json(json.loads(self.store.read(spec_name) or b"")) == spec
         self.started.append(spec.stage)
+        self.specs[spec.stage] = spec
         self._waiting.append(spec)
 
-    def wait(self) -> list[tuple[str, Outcome]]:
+    def wait(self) -> list[tuple[str, Outcome | Condition]]:
+        if self.conditions.get(self._waiting[0].stage):
+            return [(self._waiting[0].stage, self.conditions[self._waiting[0].stage].pop(0))]
         spec = self._waiting.popleft()
         if spec.stage == self.interrupt_at:
             raise KeyboardInterrupt
@@ -356,3 +372,56 @@ def test_gc_spares_the_checkpoint_of_an_interrupted_run(bench: Bench) -> None:
     (bench.store.scratch(f"finetune_lm/{key}") / "checkpoint").write_text("12")
     (bench.store.scratch("finetune_lm/other") / "checkpoint").write_text("12")
     assert [name for name in unreferenced(bench.store) if "finetune_lm" in name] == ["scratch/finetune_lm/other"]
+
+
+def test_how_a_stage_stands_is_saved_for_status(bench: Bench) -> None:
+    waits = Condition("pending", "no node has a GPU", n_shards=4, n_retries=1)
+    executor = CommittingExecutor(bench.store)
+    executor.conditions["index"] = [waits]
+    executor.interrupt_at = "index"
+    with pytest.raises(Interrupted):
+        bench.run(executor=executor)
+    record = load_run(bench.store, "small")
+    assert record is not None
+    assert record.stages["index"].condition == asdict(waits)
+    assert record.stages["index"].why == "the controller stopped before it ended. Come again."
+    assert record.stages["ingest"].condition is None
+
+
+def test_stages_are_divided_among_pods_but_not_among_processes(bench: Bench) -> None:
+    overrides = ("kubernetes.stages.answer.shards=3",)
+    on_pods = CommittingExecutor(bench.store, name="kubernetes")
+    bench.run(*overrides, executor=on_pods)
+    assert {stage: spec.shards for stage, spec in on_pods.specs.items() if spec.shards > 1} == {"answer": 3}
+    here = CommittingExecutor(bench.store)
+    bench.run(*overrides, force=["answer"], executor=here)
+    assert here.specs["answer"].shards == 1
+    assert here.specs["answer"].key == on_pods.specs["answer"].key
+
+
+def test_a_stage_alone_is_described_once_its_inputs_are_there(bench: Bench) -> None:
+    loaded = load_config(bench.folder / "small.yaml")
+
+    def planner() -> Planner:
+        return Planner(loaded, bench.store, bench._identity_of, load_run(bench.store, "small"))
+
+    with pytest.raises(ConfigError, match="index reads what ingest writes, which is not in the store"):
+        planner().job_of("index", "small")
+    executor = CommittingExecutor(bench.store)
+    bench.run(until="index", executor=executor)
+    assert planner().job_of("index", "small") == executor.specs["index"]
+    assert planner().job_of("generate", "small").inputs[0].artifact == "chunks"
+
+
+def test_a_run_on_another_machine_counts_as_alive_while_its_heart_beats(bench: Bench) -> None:
+    bench.run()
+    record = load_run(bench.store, "small")
+    assert record is not None
+    record.status = "running"
+    assert is_cut_off(bench.store, record)
+    with heartbeat(bench.store, "small"):
+        assert not is_cut_off(bench.store, record)
+    assert is_cut_off(bench.store, record)
+    bench.store.write("runs/small/alive", b"")
+    os.utime(Path(bench.store.url, "runs/small/alive"), (0, 0))
+    assert is_cut_off(bench.store, record)

@@ -64,6 +64,11 @@ def embed_by_words(texts):
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
+def writer_of(sentences, write):
+    vectors = embed_by_words([sentence.text for sentence in sentences])
+    return QuestionWriter(sentences, vectors, vectors[:0], write, embed_by_words, seed=7)
+
+
 def test_the_writer_keeps_the_best_sample_and_counts_the_rest_by_reason():
     sentences = [Sentence(PUMP, "d", ["d#0"]), Sentence(GATE, "d", ["d#1", "d#2"])]
     written = {
@@ -88,7 +93,7 @@ def test_the_writer_keeps_the_best_sample_and_counts_the_rest_by_reason():
             written[PUMP][number] if number < 4 else written[GATE][number - 4] for number in range(len(conversations))
         ]
 
-    writer = QuestionWriter(sentences, write, embed_by_words, embed_by_words, seed=7)
+    writer = writer_of(sentences, write)
     kept = writer.run(n_wanted=5, per_chunk=1, on_round=lambda tried, kept: None)
     assert seen == [[PUMP] * 4 + [GATE] * 4]
     assert [(row.question, row.answer, row.chunk_ids) for row in kept] == [
@@ -110,7 +115,22 @@ def test_a_question_that_finds_another_sentence_is_dropped():
     other = "The gate moves cold water through the northern hall of the plant."
     sentences = [Sentence(PUMP, "d", ["d#0"]), Sentence(other, "d", ["d#1"])]
     written = ["What moves cold water with a pump?"] * 4 + ["What moves the cold pump water?"] * 4
-    writer = QuestionWriter(sentences, lambda prompts, seed: written, embed_by_words, embed_by_words, seed=7)
+    writer = writer_of(sentences, lambda prompts, seed: written)
     kept = writer.run(n_wanted=2, per_chunk=1, on_round=lambda tried, kept: None)
     assert [row.answer for row in kept] == [PUMP]
     assert ("finds_another_sentence", "d#1") in {(row.reason, row.where) for row in writer.dropped}
+
+
+def test_a_question_that_finds_a_sentence_of_another_block_is_dropped():
+    sentences = [Sentence(PUMP, "d", ["d#0"])]
+    other = "The cold water moves through the northern hall."
+    writer = QuestionWriter(
+        sentences,
+        embed_by_words([PUMP]),
+        embed_by_words([other]),
+        lambda prompts, seed: ["What moves cold water through the northern hall?"] * 4,
+        embed_by_words,
+        seed=7,
+    )
+    assert writer.run(n_wanted=2, per_chunk=1, on_round=lambda tried, kept: None) == []
+    assert {row.reason for row in writer.dropped} == {"finds_another_sentence", "duplicate"}

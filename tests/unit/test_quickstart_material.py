@@ -85,10 +85,15 @@ def test_the_pdf_is_up_to_date(handbook: str, renderer: ModuleType) -> None:
 
 
 def settings(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted path, default) of every field that is a value; the sections of `models` share one description."""
+    """(dotted path, default) of every field that is a value; the sections of `models` share one description.
+
+    The handbook is the quickstart's corpus, and describes a run; how it is spread over a cluster is the README's.
+    """
     found = []
     for name, field in section.model_fields.items():
         kind = field.annotation
+        if prefix + name == "kubernetes":
+            continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += settings(kind, f"{prefix}{name}.") if not prefix else []
         elif prefix != "models.":

@@ -1,5 +1,7 @@
 """Exact top-k and gold ranks, held against comparing everything with everything."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from radit_job.errors import ConfigError
 from radit_job.rag import retrieval
 from radit_job.rag.retrieval import search
+from radit_job.rag.row_blocks import RowBlocks
 
 
 def unit_rows(rows):
@@ -56,9 +59,14 @@ def test_equals_brute_force_whatever_the_blocks(problem, blocks):
         patch.setattr(retrieval, "QUERY_BLOCK", blocks[0])
         patch.setattr(retrieval, "DOCUMENT_BLOCK", blocks[1])
         found = search(documents, queries, k=k, gold_rows=gold)
+        cuts = sorted({0, len(documents) // 3, len(documents) // 2, len(documents)})
+        parts = [documents[start:end] for start, end in pairwise(cuts)]
+        in_files = search(RowBlocks(tuple(map(len, parts)), documents.shape[1], parts.__getitem__), queries, k=k,
+                          gold_rows=gold)  # fmt: skip
     orders, ranks = brute_force(documents, queries, gold)
-    assert found.rows.tolist() == [order[:k] for order in orders]
-    assert found.gold_ranks == ranks
+    assert found.rows.tolist() == in_files.rows.tolist() == [order[:k] for order in orders]
+    assert found.gold_ranks == in_files.gold_ranks == ranks
+    assert found.similarities.tolist() == in_files.similarities.tolist()
 
 
 def test_equal_documents_rank_by_row_across_blocks():

@@ -7,8 +7,9 @@ import pytest
 from radit_job.config.loading import load_config
 from radit_job.errors import InputError
 from radit_job.pipeline.sources import find_documents, find_sources, publish_source
-from radit_job.store import LocalStore
+from radit_job.store import LocalStore, open_store
 from radit_job.store.artifacts import fetch, find
+from tests.servers.seaweedfs import SeaweedFS
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_published_source_is_the_files_and_is_published_once(folder: Path) -> 
     assert publish_source(store, source) == first
     manifest = find(store, "corpus", source.key)
     assert manifest is not None
-    documents = fetch(store, manifest, "corpus", folder) / "documents"
+    documents = fetch(store, manifest, "corpus", folder / "fetched") / "documents"
     assert (documents / "more" / "b.pdf").read_text() == "papers/more/b.pdf"
 
 
@@ -75,3 +76,65 @@ def test_the_key_is_over_names_and_contents(folder: Path) -> None:
             (folder / change).write_text("other")
         keys.add(find_sources(loaded.config, loaded.folder)[0].key)
     assert len(keys) == 3
+
+
+@pytest.fixture
+def bucket(s3_environment: SeaweedFS, folder: Path) -> tuple[str, str]:
+    """Files in a bucket: (URL of their prefix, options of any URL there)."""
+    place, options = s3_environment.store_url(f"bucket/{folder.name}").split("?")
+    store = open_store(f"{place}?{options}")
+    for name in ("papers/a.pdf", "papers/more/b.pdf", "papers/.hidden/c.pdf", "papers/.DS_Store", "papersbeside/e.md"):
+        store.write(name, name.encode())
+    store.write("questions.csv", b"question,answer")
+    return place, f"?{options}"
+
+
+def config_with(folder: Path, paths: list[str], questions: str = "") -> Path:
+    more = f", questions: {{source: file, path: '{questions}'}}" if questions else ""
+    path = folder / "c.yaml"
+    path.write_text(f"{{name: c, corpus: {{paths: {paths}}}{more}}}")
+    return path
+
+
+def test_files_in_a_bucket_are_the_same_source_as_in_a_folder(folder: Path, bucket: tuple[str, str]) -> None:
+    place, options = bucket
+    there = load_config(config_with(folder, [f"{place}/papers/{options}"], f"{place}/questions.csv{options}"))
+    corpus, questions = find_sources(there.config, there.folder)
+    here = load_config(config_with(folder, ["papers"]))
+    assert [file.name for file in corpus.files] == ["a.pdf", "more/b.pdf"]
+    assert corpus.key == find_sources(here.config, here.folder)[0].key
+    store = open_store(f"{place}/store{options}")
+    publish_source(store, corpus)
+    publish_source(store, questions)
+    for source, name in ((corpus, "corpus/documents/a.pdf"), (questions, "questions.csv")):
+        manifest = find(store, source.artifact, source.key)
+        assert manifest is not None
+        fetched = fetch(store, manifest, source.artifact, folder / "in" / source.artifact)
+        assert (fetched.parent / name if source is corpus else fetched / name).is_file()
+    assert list(store.list("scratch/")) == []
+
+
+def test_what_stands_in_a_bucket_is_named_as_in_a_folder(folder: Path, bucket: tuple[str, str], tmp_path: Path) -> None:
+    place, options = bucket
+
+    def names(*paths: str) -> list[str]:
+        found = find_documents(
+            [path if path == "notes" else f"{place}/{path}{options}" for path in paths], folder, downloads
+        )
+        return [file.name for file in found]
+
+    downloads = tmp_path / "downloads"
+    assert names("papers/a.pdf") == ["a.pdf"]
+    assert names("papers", "papersbeside") == ["papers/a.pdf", "papers/more/b.pdf", "papersbeside/e.md"]
+    assert names("papers/more", "notes") == [f"bucket/{folder.name}/papers/more/b.pdf", "d.md"]
+
+
+def test_what_is_missing_in_a_bucket_is_named(folder: Path, bucket: tuple[str, str]) -> None:
+    place, options = bucket
+    loaded = load_config(config_with(folder, [f"{place}/gone{options}", "nowhere"], f"{place}/papers{options}"))
+    with pytest.raises(InputError) as raised:
+        find_sources(loaded.config, loaded.folder)
+    said = str(raised.value)
+    assert f"{place}/gone" in said and "nothing stands there" in said
+    assert "nowhere: no such file" in said
+    assert "2 files stand there" in said

@@ -8,10 +8,11 @@ from facts import PARAGRAPHS, make_config, question, write_questions
 
 from radit_job.config.slices import AnswerSlice
 from radit_job.errors import ConfigError
+from radit_job.jobs import WHOLE, Shard
 from radit_job.models.loading import open_generator
 from radit_job.observe import send_events_to
 from radit_job.rag.prompts import Prompts
-from radit_job.records import Prediction, read_rows
+from radit_job.records import Prediction, read_blocks
 from radit_job.stages import answer
 
 ARMS = ["closed_book", "base", "few_shot", "lm"]
@@ -22,7 +23,7 @@ def ask(folders, tmp_path, chunks, embeddings, small_lm):
     """Run the stage; the small model is the base model, and the tuned one too."""
     out, scratch = folders
 
-    def run(val, train, *, arms=ARMS, lm=small_lm, train_sample=2, shots=2, retrieval=None):
+    def run(val, train, *, arms=ARMS, lm=small_lm, train_sample=2, shots=2, retrieval=None, shard=WHOLE):
         config = make_config(
             models={"lm": {"provider": "huggingface", "name": str(small_lm / "merged")}},
             retrieval={"k": 3} | (retrieval or {}),
@@ -40,8 +41,9 @@ def ask(folders, tmp_path, chunks, embeddings, small_lm):
             lm=lm,
             out=out,
             scratch=scratch,
+            shard=shard,
         )
-        return counters, list(read_rows(out / "predictions" / "predictions.jsonl", Prediction))
+        return counters, list(read_blocks(out / "predictions", "*.jsonl", Prediction))
 
     return run
 
@@ -115,7 +117,7 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ask):
     assert warning["n_questions"] == 3
 
 
-def test_an_arm_that_is_done_is_not_answered_again(ask, monkeypatch):
+def test_a_block_that_is_done_is_not_answered_again(ask, monkeypatch):
     val, train = [question(0)], [question(n) for n in range(2, 6)]
     opened = []
     real = answer.open_generator
@@ -132,6 +134,26 @@ def test_an_arm_that_is_done_is_not_answered_again(ask, monkeypatch):
     _, rows = ask(val, train)
     assert len(opened) == 3  # base; lm, killed; lm again, and base is not opened again
     assert list(dict.fromkeys(row.arm for row in rows)) == ARMS
+
+
+@pytest.mark.parametrize("n_shards", [2, 4, 5])
+def test_shards_write_together_what_one_process_writes(ask, tmp_path, monkeypatch, n_shards):
+    monkeypatch.setattr(answer, "MIN_BLOCK_QUESTIONS", 3)
+    monkeypatch.setattr(answer, "BLOCK_BATCHES", 0)
+    val, train = [question(n) for n in range(4)], [question(n) for n in range(4, 8)]
+    _, rows = ask(val, train, train_sample=1)
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "out" / "predictions").iterdir()}
+    assert len(alone) == 2 * len(ARMS)  # five questions: runs of three and two
+    shared, seen, totals = {}, [], 0
+    for number in range(n_shards):
+        shutil.rmtree(tmp_path / "scratch")
+        (tmp_path / "scratch").mkdir()
+        counters, mine = ask(val, train, train_sample=1, shard=Shard(number, n_shards))
+        shared |= {path.name: path.read_bytes() for path in (tmp_path / "out" / "predictions").iterdir()}
+        seen += mine
+        totals += counters["n_predictions"]
+    assert shared == alone
+    assert totals == len(seen) == len(rows) == 5 * len(ARMS)
 
 
 def test_the_arm_lm_needs_a_tuned_model(ask):

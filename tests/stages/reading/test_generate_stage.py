@@ -1,6 +1,7 @@
 """generate from a file, and by the packaged model on a few sentences; split behind it."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -8,9 +9,10 @@ from radit_job import observe
 from radit_job.config.schema import Config, Model
 from radit_job.config.slices import GenerateSlice, SplitSlice
 from radit_job.errors import InputError
+from radit_job.jobs import Shard
 from radit_job.models.huggingface import HuggingFaceLM
-from radit_job.rag import question_writing
-from radit_job.records import Chunk, Dropped, Question, read_rows, write_rows
+from radit_job.rag import question_blocks, question_writing
+from radit_job.records import Chunk, Dropped, Question, read_blocks, read_rows, write_rows
 from radit_job.stages import generate, split
 
 N_DOCUMENTS = 6
@@ -66,8 +68,8 @@ def run_file(tmp_path, chunks, pairs, **questions):
     out.mkdir()
     settings = config(source="file", path="questions.jsonl", **questions)
     counters = generate.run(settings, chunks=chunks, question_file=folder, out=out, scratch=out)
-    summary = json.loads((out / "questions" / "summary.json").read_text())
-    return counters, list(read_rows(out / "questions" / "questions.jsonl", Question)), summary
+    summary = json.loads((out / "questions" / "000000" / "summary.json").read_text())
+    return counters, list(read_blocks(out / "questions", "*/questions.jsonl", Question)), summary
 
 
 def test_models_that_a_question_file_does_not_need_are_not_in_the_key():
@@ -96,7 +98,7 @@ def test_dropped_pairs_are_counted_and_named(tmp_path, chunks):
         tmp_path, chunks, [*pairs, pairs[0], {"question": "Long?", "answer": "word " * 30}], max_answer_words=20
     )
     assert summary["dropped"] == {"duplicate": 1, "long_answer": 1}
-    dropped = list(read_rows(tmp_path / "out" / "questions" / "dropped.jsonl", Dropped))
+    dropped = list(read_rows(tmp_path / "out" / "questions" / "000000" / "dropped.jsonl", Dropped))
     assert [row.where for row in dropped] == [f"questions.jsonl:{len(pairs) + 1}", f"questions.jsonl:{len(pairs) + 2}"]
     assert counters["n_dropped"] == 2
 
@@ -144,7 +146,7 @@ def test_leaked_pairs_are_reported(tmp_path, chunks):
 
 
 def run_split(tmp_path, questions, by="chunk", train_share=0.7):
-    write_rows(tmp_path / "questions" / "questions.jsonl", questions)
+    write_rows(tmp_path / "questions" / "000000" / "questions.jsonl", questions)
     out = tmp_path / f"split-{by}"
     out.mkdir()
     counters = split.run(
@@ -194,6 +196,31 @@ def test_unknown_gold_is_counted(tmp_path):
     assert (len(train), len(val)) == (7, 3)
 
 
+def written(number, text):
+    return Question(f"g0000-{number}", text, f"Answer {number}", "d", (f"d#{number}",), "generated")
+
+
+def test_questions_that_a_model_wrote_twice_count_once(tmp_path):
+    rows = [written(number, f"Question {number}?") for number in range(11)]
+    counters, train, val = run_split(tmp_path, [*rows, written(11, "question 3?")])
+    assert counters["n_repeated"] == 1
+    assert sorted(row.question_id for row in [*train, *val]) == sorted(row.question_id for row in rows)
+
+
+def test_a_file_may_ask_the_same_with_another_answer(tmp_path):
+    rows = [question(number, (f"d#{number}",)) for number in range(11)]
+    again = Question("again", rows[3].question, "Another answer", "d", ("d#3",), "file")
+    counters, train, val = run_split(tmp_path, [*rows, again])
+    assert (counters["n_repeated"], len(train) + len(val)) == (0, 12)
+
+
+@pytest.mark.parametrize("n_questions", [0, 9])
+def test_too_few_questions_by_a_model_fail_where_all_are_known(tmp_path, n_questions):
+    rows = [written(number, f"Question {number}?") for number in range(n_questions)]
+    with pytest.raises(InputError, match=f"the model wrote only {n_questions} good pairs"):
+        run_split(tmp_path, [*rows, *rows])
+
+
 WRITTEN_FROM = (
     "The steam turbine of the power plant is inspected every ninety days by two engineers.",
     "The library in the old town lends four thousand books to its readers every month.",
@@ -213,7 +240,7 @@ def test_the_packaged_model_writes_questions_that_find_their_sentences(tmp_path,
     out = tmp_path / "out"
     out.mkdir()
     counters = generate.run(config(source="generate", per_chunk=1), chunks=tmp_path / "chunks", out=out, scratch=out)
-    questions = list(read_rows(out / "questions" / "questions.jsonl", Question))
+    questions = list(read_blocks(out / "questions", "*/questions.jsonl", Question))
     texts = {row.chunk_id: row.text for row in rows}
     assert 2 <= len(questions) == counters["n_questions"]
     assert len({row.question for row in questions}) == len(questions)
@@ -251,7 +278,7 @@ def test_a_killed_run_keeps_its_finished_rounds(tmp_path, tiny_lm_folder, monkey
         scratch.mkdir(exist_ok=True)
         out.mkdir(exist_ok=True)
         counters = generate.run(settings, chunks=tmp_path / "chunks", out=out, scratch=scratch)
-        return counters, (out / "questions" / "dropped.jsonl").read_text()
+        return counters, (out / "questions" / "000000" / "dropped.jsonl").read_text()
 
     undisturbed = run_in("undisturbed")
     assert undisturbed[0]["n_llm_calls"] == undisturbed[0]["n_dropped"] == 2 * len(WRITTEN_FROM)
@@ -263,6 +290,40 @@ def test_a_killed_run_keeps_its_finished_rounds(tmp_path, tiny_lm_folder, monkey
     n_rounds, die_in_round = 0, 0
     assert run_in("killed") == undisturbed
     assert n_rounds == 1  # of three: two were kept
+
+
+@pytest.mark.parametrize(("compared", "counts"), [(5, (1, 4)), (2048, (1, 2, 5))])
+def test_shards_write_together_what_one_process_writes(tmp_path, tiny_lm_folder, monkeypatch, compared, counts):
+    monkeypatch.setattr(generate, "MIN_PAIRS", 0)
+    monkeypatch.setattr(question_blocks, "BLOCK_SENTENCES", 2)
+    monkeypatch.setattr(question_blocks, "COMPARED_SENTENCES", compared)
+    monkeypatch.setattr(question_writing, "N_SAMPLES", 2)
+    # The tiny model writes no question; where every line counts as one, the filters behind it have work to do.
+    monkeypatch.setattr(question_writing, "first_question", lambda written: written.strip()[:40] or None)
+    monkeypatch.setattr(question_writing, "MIN_SHARED_SHARE", 0)
+    monkeypatch.setattr(question_writing, "content_words", lambda text: {"word"})
+    monkeypatch.setattr(question_writing, "MIN_COSINE", -1)
+    rows = [chunk(f"d{number}", 0, text) for number, text in enumerate(WRITTEN_FROM)]
+    write_rows(tmp_path / "chunks" / "chunks.jsonl", rows)
+    settings = config(source="generate", per_chunk=1).model_copy(
+        update={"question_writer": Model(provider="huggingface", name=str(tiny_lm_folder))}
+    )
+    files, counters = {}, {}
+    for count in counts:
+        out = tmp_path / f"out-{count}"
+        counters[count] = Counter()
+        for number in range(count):
+            scratch = tmp_path / f"scratch-{count}-{number}"
+            scratch.mkdir()
+            shard = Shard(number, count)
+            counters[count].update(
+                generate.run(settings, chunks=tmp_path / "chunks", out=out, scratch=scratch, shard=shard)
+            )
+        found = [path for path in out.rglob("*") if path.is_file()]
+        files[count] = {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
+    assert len(files[1]) == 4 * 3 and counters[1]["n_llm_calls"] > 0
+    assert all(files[count] == files[1] and counters[count] == counters[1] for count in counts)
+    assert counters[1]["n_questions"] > 0
 
 
 def test_documents_that_are_not_english_are_named_as_the_reason(tmp_path):

@@ -1,0 +1,102 @@
+"""The commands around a cluster: what would be applied, and the end of what runs there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radit_job.cli.options import (
+    DEFAULT_STORE,
+    ConfigArgument,
+    ContextOption,
+    NameOption,
+    NamespaceOption,
+    RunArgument,
+    RunStoreOption,
+    SetOption,
+    StoreOption,
+    cluster_of,
+    identity_of,
+    load,
+    open_at,
+)
+from radit_job.errors import ConfigError
+
+if TYPE_CHECKING:
+    from radit_job.config.schema import Config
+
+
+def render(
+    config: ConfigArgument,
+    store: StoreOption = None,
+    overrides: SetOption = None,
+    name: NameOption = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", metavar="STAGE", help="This stage's Job alone; its inputs must be committed."),
+    ] = None,
+) -> None:
+    """Print what `kubectl apply` needs: the run's controller and its configuration, or one stage's Job.
+
+    With --stage, the job's description and the documents are put into the store, where the Job will look for them.
+
+    \b
+      radit render my.yaml --store s3://bucket/prefix | kubectl apply -f -
+      radit render my.yaml --store s3://bucket/prefix --stage index | kubectl apply -f -
+    """
+    from radit_job.executors.kubernetes.manifest import as_yaml, controller_objects, stage_job
+    from radit_job.pipeline.names import spec_file
+    from radit_job.pipeline.planner import Planner
+    from radit_job.pipeline.runs import load_run
+
+    loaded, opened = load(config, store, overrides, name)
+    run, settings = loaded.config.name, loaded.config.kubernetes
+    if "://" not in opened.url:
+        todo = "Give a store that pods reach too: --store s3://bucket/prefix."
+        raise ConfigError("pods cannot see a folder of this machine", where=f"store: {opened.url}", todo=todo)
+    if stage is None:
+        _refuse_paths_of_this_machine(loaded.config)
+        objects = controller_objects(run, loaded.text, settings, store_url=opened.url)
+    else:
+        spec = Planner(loaded, opened, identity_of, load_run(opened, run)).job_of(stage, run)
+        spec_name = spec_file(run, stage, spec.key)
+        opened.write(spec_name, json.dumps(spec.to_json(), indent=1, ensure_ascii=False).encode())
+        objects = [stage_job(spec, spec_name, settings, store_url=opened.url)]
+    typer.echo(as_yaml(objects), nl=False)
+
+
+def _refuse_paths_of_this_machine(config: Config) -> None:
+    """The controller's pod reads the documents itself; a relative path would start at its /etc/radit."""
+    named = [("corpus.paths", path) for path in config.corpus.paths]
+    named += [("questions.path", config.questions.path)] if config.questions.path else []
+    for field, path in named:
+        if "://" not in path and not Path(path).is_absolute():
+            raise ConfigError(
+                "the controller's pod does not have this file of yours",
+                where=f"{field}: {path}",
+                todo="Copy it into the bucket and name it s3://bucket/folder, or give a path of the image or a volume; "
+                "or start the run from here: radit run CONFIG --executor kubernetes.",
+            )
+
+
+def cancel(
+    run: RunArgument,
+    store: RunStoreOption = DEFAULT_STORE,
+    context: ContextOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Delete a run's Jobs from the cluster, and wait until their pods are gone; what is committed is kept."""
+    from radit_job.executors.kubernetes.cancel import cancel as cancel_jobs
+    from radit_job.executors.kubernetes.manifest import job_name
+    from radit_job.pipeline.runs import require_run
+
+    record = require_run(open_at(store), run)
+    jobs = [job_name(item.stage, item.key) for item in record.stages.values() if item.key and item.status != "cached"]
+    deleted = cancel_jobs(cluster_of(record, context, namespace), run, jobs)
+    for job in deleted:
+        typer.echo(f"deleted {job}")
+    if not deleted:
+        typer.echo(f"run {run} has no Job that runs")

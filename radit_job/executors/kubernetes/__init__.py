@@ -1,0 +1,1 @@
+"""The executor on a cluster: a Job per stage."""

@@ -1,0 +1,544 @@
+"""The executor against the small API server, which runs each Job's command as a process."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radit_job.config.cluster import Kubernetes
+from radit_job.executors.kubernetes.cancel import cancel
+from radit_job.executors.kubernetes.client import KubernetesClient, connect
+from radit_job.executors.kubernetes.executor import KubernetesExecutor
+from radit_job.executors.kubernetes.logs import stage_log
+from radit_job.executors.kubernetes.manifest import job_name, stage_job
+from radit_job.executors.kubernetes.permissions import PERMISSIONS
+from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
+from radit_job.store import LocalStore
+from radit_job.store.artifacts import publish
+from tests.executors.conftest import eventually, plain_job, warnings
+from tests.servers.kubernetes.server import KubernetesServer
+
+LOG = "runs/helper/logs/{stage}.jsonl"
+
+
+class Cluster:
+    """One namespace, a store, and executors that come and go."""
+
+    def __init__(self, server: KubernetesServer, client: KubernetesClient, folder: Path) -> None:
+        self.server, self.client, self.folder = server, client, folder
+        self.store = LocalStore(folder / "store")
+        self.gate = folder / "gate"
+        self._news: dict[KubernetesExecutor, queue.Queue[Any]] = {}
+
+    def settings(self, script: str, **more: Any) -> Kubernetes:
+        container = {"name": "stage", "command": ["sh", "-c", script]}
+        patch = {"spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}
+        return Kubernetes.model_validate({"profiles": {"cpu": {"pod_template": patch}}, **more})
+
+    def executor(self, script: str = "true", **more: Any) -> KubernetesExecutor:
+        executor = KubernetesExecutor(self.client, self.settings(script, **more), self.store)
+        self._news[executor] = queue.Queue()
+        return executor
+
+    def waiting(self) -> str:
+        """A script that prints a line and goes on when the gate is opened."""
+        return f"echo waiting; while [ ! -e {self.gate} ]; do sleep 0.02; done"
+
+    def run(self, executor: KubernetesExecutor, *specs: JobSpec) -> None:
+        """Start the stages and wait for news in a thread, as the controller does."""
+
+        def loop() -> None:
+            ended = 0
+            try:
+                for spec in specs:
+                    executor.start(spec, "runs/helper/jobs/x.json")
+                while ended < len(specs):
+                    for item in executor.wait():
+                        ended += isinstance(item[1], Outcome)
+                        self._news[executor].put(item)
+            except Exception as error:
+                self._news[executor].put(error)
+
+        threading.Thread(target=loop, daemon=True).start()
+
+    def until(self, executor: KubernetesExecutor, is_it: Callable[[Any], bool]) -> Any:
+        """The first news of a kind; what comes before is dropped."""
+        while True:
+            news = self._news[executor].get(timeout=20)
+            if isinstance(news, Exception):
+                raise news
+            if is_it(news[1]):
+                return news[1]
+
+    def outcome(self, executor: KubernetesExecutor) -> Outcome:
+        outcome: Outcome = self.until(executor, lambda news: isinstance(news, Outcome))
+        return outcome
+
+    def ended(self, executor: KubernetesExecutor, spec: JobSpec) -> Outcome:
+        self.run(executor, spec)
+        outcome = self.outcome(executor)
+        executor.stop()
+        return outcome
+
+    def until_running(self, executor: KubernetesExecutor) -> Condition:
+        condition: Condition = self.until(executor, is_running)
+        return condition
+
+    def log(self, stage: str = "split") -> list[dict[str, Any]]:
+        data = self.store.read(LOG.format(stage=stage)) or b""
+        return [json.loads(line) for line in data.splitlines()]
+
+    def stop(self) -> None:
+        for executor in self._news:
+            executor.stop()
+
+
+@pytest.fixture
+def cluster(server: KubernetesServer, client: KubernetesClient, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(server, client, tmp_path)
+    yield cluster
+    cluster.stop()
+
+
+def spec_of(stage: str = "split", **more: Any) -> JobSpec:
+    return JobSpec("helper", stage, 1, uuid.uuid4().hex, {}, (), resources=Resources(0.1), **more)
+
+
+def is_running(news: Any) -> bool:
+    return isinstance(news, Condition) and news.phase == "running"
+
+
+def is_pending(news: Any) -> bool:
+    return isinstance(news, Condition) and news.phase == "pending"
+
+
+def commit(cluster: Cluster, spec: JobSpec) -> None:
+    folder = cluster.folder / "out" / spec.key / "part"
+    folder.mkdir(parents=True)
+    (folder / "file.txt").write_text("x")
+    publish(cluster.store, spec.stage, spec.key, folder.parent, ["part"], {})
+
+
+def uid(cluster: Cluster, spec: JobSpec) -> str:
+    [job] = [job for job in cluster.server.objects("jobs") if job["metadata"]["name"] == job_name(spec.stage, spec.key)]
+    return str(job["metadata"]["uid"])
+
+
+# ---- how a stage ends
+
+
+def test_a_stage_that_succeeds_keeps_its_last_lines_in_the_store(cluster: Cluster) -> None:
+    outcome = cluster.ended(cluster.executor("echo hello"), spec_of())
+    assert outcome.state is JobState.SUCCEEDED
+    assert cluster.log() == [{"event": "output", "text": "hello"}]
+
+
+def test_exit_65_fails_at_once_and_says_so(cluster: Cluster) -> None:
+    outcome = cluster.ended(cluster.executor("echo no such column; exit 65"), spec_of())
+    assert (outcome.state, outcome.exit_code) == (JobState.FAILED, 65)
+    assert len(cluster.server.objects("pods")) == 1
+    assert cluster.log() == [{"event": "output", "text": "no such column"}]
+    assert outcome.log is not None
+    assert outcome.log.endswith(LOG.format(stage="split"))
+
+
+def test_exit_75_is_tried_again_and_then_fails(cluster: Cluster) -> None:
+    executor, spec = cluster.executor("echo busy; exit 75", retries=2), spec_of()
+    assert cluster.ended(executor, spec).state is JobState.FAILED
+    assert len(cluster.server.objects("pods")) == 3
+    assert cluster.log() == 3 * [{"event": "output", "text": "busy"}]
+
+
+def test_exit_75_once_and_then_success_is_a_success(cluster: Cluster) -> None:
+    script = f"if [ -e {cluster.gate} ]; then exit 0; fi; touch {cluster.gate}; exit 75"
+    executor = cluster.executor(script, retries=2)
+    cluster.run(executor, spec_of())
+    assert cluster.until(executor, lambda news: isinstance(news, Condition) and news.n_retries == 1)
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_a_failing_shard_fails_the_stage_and_its_lines_are_kept(cluster: Cluster) -> None:
+    script = 'echo "I am $JOB_COMPLETION_INDEX"; test "$JOB_COMPLETION_INDEX" != 2 || exit 65'
+    outcome = cluster.ended(cluster.executor(script, retries=0), spec_of("answer", shards=3))
+    assert outcome.state is JobState.FAILED
+    assert {"event": "output", "text": "I am 2", "shard": 2} in cluster.log("answer")
+
+
+def test_shards_that_are_done_are_counted(cluster: Cluster) -> None:
+    script = f'test "$JOB_COMPLETION_INDEX" != 1 || {{ {cluster.waiting()}; }}'
+    executor = cluster.executor(script)
+    cluster.run(executor, spec_of("answer", shards=3))
+    cluster.until(executor, lambda news: is_running(news) and news.n_shards_done == 2 and news.n_shards == 3)
+    cluster.gate.touch()
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_what_the_server_finds_wrong_with_the_job_is_that_stage_s_outcome(cluster: Cluster) -> None:
+    executor, spec = cluster.executor(), spec_of()
+    executor._settings.profiles["cpu"].pod_template["spec"]["restartPolicy"] = "Always"
+    outcome = cluster.ended(executor, spec)
+    assert outcome.state is JobState.FAILED
+    assert outcome.error is not None
+    assert (outcome.error["type"], outcome.exit_code) == ("ConfigError", 64)
+    assert "restartPolicy" in outcome.error["what"]
+
+
+# ---- a Job that is there already
+
+
+def test_a_controller_that_was_killed_is_replaced_by_one_that_adopts_its_job(cluster: Cluster) -> None:
+    spec = spec_of()
+    first, second = cluster.executor(cluster.waiting()), cluster.executor(cluster.waiting())
+    cluster.run(first, spec)
+    cluster.until_running(first)
+    first.stop()
+    before = uid(cluster, spec)
+    cluster.server.slow_next(1, 0.3, verb="list", resource="pods")
+    cluster.run(second, spec)
+    assert is_running(cluster.until(second, lambda news: True))  # not pending, while its pods are not known yet
+    cluster.gate.touch()
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) == before
+    assert len(cluster.server.objects("pods")) == 1
+
+
+def test_a_job_that_is_complete_with_its_artifact_is_the_outcome(cluster: Cluster) -> None:
+    spec = spec_of()
+    cluster.ended(cluster.executor(), spec)
+    before = uid(cluster, spec)
+    commit(cluster, spec)
+    assert cluster.ended(cluster.executor("exit 64"), spec).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) == before
+
+
+@pytest.mark.parametrize("first", ["exit 64", "true"], ids=["failed", "complete without artifact"])
+def test_a_job_that_is_over_without_an_artifact_is_made_anew(cluster: Cluster, first: str) -> None:
+    spec = spec_of()
+    cluster.ended(cluster.executor(first), spec)
+    before = uid(cluster, spec)
+    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) != before
+
+
+def test_a_forced_stage_takes_the_place_of_a_job_that_is_over(cluster: Cluster) -> None:
+    spec = spec_of(replace=True)
+    cluster.ended(cluster.executor(), spec)
+    before = uid(cluster, spec)
+    commit(cluster, spec)
+    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) != before
+
+
+def test_a_job_that_is_being_deleted_is_waited_for_and_made_anew(cluster: Cluster) -> None:
+    spec = spec_of()
+    stubborn = f"trap '' TERM; {cluster.waiting()}"
+    first, second = cluster.executor(stubborn), cluster.executor()
+    cluster.run(first, spec)
+    cluster.until_running(first)
+    first.stop()
+    before = uid(cluster, spec)
+    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    cluster.run(second, spec)
+    waiting = cluster.until(second, is_pending)
+    assert "being deleted" in waiting.says
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) != before
+
+
+def test_two_controllers_over_a_failed_job_converge_on_one_new_job(cluster: Cluster) -> None:
+    spec = spec_of()
+    cluster.ended(cluster.executor("exit 64"), spec)
+    both = [cluster.executor(cluster.waiting()), cluster.executor(cluster.waiting())]
+    for executor in both:
+        cluster.run(executor, spec)
+    for executor in both:
+        cluster.until_running(executor)
+    cluster.gate.touch()
+    assert [cluster.outcome(executor).state for executor in both] == 2 * [JobState.SUCCEEDED]
+    assert len(cluster.server.objects("pods")) == 1
+
+
+def test_a_creation_whose_answer_was_lost_makes_one_job(cluster: Cluster) -> None:
+    cluster.server.reset_connections(1, verb="create", resource="jobs", takes_effect=True)
+    assert cluster.ended(cluster.executor(), spec_of()).state is JobState.SUCCEEDED
+    assert len(cluster.server.objects("jobs")) == 1
+
+
+def test_a_job_of_that_name_that_is_not_ours_is_left_alone(cluster: Cluster) -> None:
+    spec = spec_of()
+    cluster.client.create("jobs", plain_job(job_name(spec.stage, spec.key)))
+    outcome = cluster.ended(cluster.executor(), spec)
+    assert outcome.error is not None
+    assert "radit did not make" in outcome.error["what"]
+    assert len(cluster.server.objects("jobs")) == 1
+
+
+# ---- while it runs
+
+
+def test_progress_and_log_lines_of_a_pod_are_passed_on_once(cluster: Cluster, told: list[dict[str, Any]]) -> None:
+    line = json.dumps({"event": "progress", "label": "rows", "done": 1, "total": 2, "unit": "rows"})
+    more = line.replace('"done": 1', '"done": 2')
+    executor = cluster.executor(f"echo '{line}'; echo other; {cluster.waiting()}; echo '{more}'")
+    cluster.run(executor, spec_of())
+    eventually(lambda: [event for event in told if event["event"] == "progress"])
+    cluster.server.stop()
+    cluster.gate.touch()
+    cluster.server.start()
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    eventually(lambda: len([event for event in told if event["event"] == "progress"]) >= 2)
+    passed_on = [event for event in told if event["event"] in ("progress", "output")]
+    assert [(event["stage"], event["done"]) for event in passed_on] == [("split", 1), ("split", 2)]
+
+
+def test_an_outage_in_mid_run_is_survived_without_listing_again(cluster: Cluster, told: list[dict[str, Any]]) -> None:
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec_of())
+    cluster.until_running(executor)
+    cluster.server.stop()
+    eventually(lambda: warnings(told))
+    cluster.gate.touch()
+    cluster.server.start()
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    assert cluster.server.count("list", "jobs") == 1
+    assert "answers again" in warnings(told)[-1]
+
+
+def test_dropped_watches_and_a_forgotten_history_lose_no_outcome(cluster: Cluster) -> None:
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec_of())
+    cluster.until_running(executor)
+    cluster.server.stop()
+    cluster.server.compact()
+    cluster.gate.touch()
+    cluster.server.start()
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_a_job_that_is_deleted_by_hand_fails_its_stage_with_what_it_printed(cluster: Cluster) -> None:
+    spec, executor = spec_of(), cluster.executor(cluster.waiting())
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    eventually(lambda: [one for one in executor._followers._followed.values() if one.lines])
+    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    outcome = cluster.outcome(executor)
+    assert outcome.state is JobState.FAILED
+    assert outcome.error is not None
+    assert "was deleted" in outcome.error["what"]
+    assert cluster.log() == [{"event": "output", "text": "waiting"}]
+
+
+def test_a_job_that_is_deleted_after_its_artifact_was_committed_has_succeeded(cluster: Cluster) -> None:
+    spec, executor = spec_of(), cluster.executor(cluster.waiting())
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    commit(cluster, spec)
+    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_a_job_that_vanished_while_nobody_could_look_is_noticed(cluster: Cluster) -> None:
+    spec, executor = spec_of(), cluster.executor(cluster.waiting())
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    admin_delete_while_cut_off(cluster, spec)
+    outcome = cluster.outcome(executor)
+    assert outcome.error is not None
+    assert "was deleted" in outcome.error["what"]
+
+
+def admin_delete_while_cut_off(cluster: Cluster, spec: JobSpec) -> None:
+    """The watches break and cannot come back until the Job is gone and the history is forgotten."""
+    server = cluster.server
+    server.fail_next(1_000_000, 503, verb="watch")
+    server.drop_watches()
+    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    eventually(lambda: not server.objects("jobs"))
+    server.compact()
+    server.faults.clear()
+
+
+# ---- waiting
+
+
+def test_a_pod_that_cannot_start_fails_after_the_timeout_and_its_job_is_deleted(cluster: Cluster) -> None:
+    cluster.server.images = []
+    executor = cluster.executor(pending_timeout_s=1)
+    began_s = time.monotonic()
+    outcome = cluster.ended(executor, spec_of())
+    assert outcome.state is JobState.FAILED
+    assert outcome.error is not None
+    assert time.monotonic() - began_s >= 1
+    eventually(lambda: not cluster.server.objects("jobs"))
+
+
+def test_the_events_say_why_no_pod_is_made(cluster: Cluster) -> None:
+    cluster.server.set_quota(pods=0)
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec_of())
+    cluster.until(executor, lambda news: is_pending(news) and "quota" in news.says)
+    cluster.server.set_quota(pods=10)
+    cluster.until_running(executor)
+    eventually(lambda: cluster.server.n_watches() == 2)  # the events are let go of
+    cluster.gate.touch()
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    assert cluster.server.count("list", "events") == 1
+
+
+def test_a_quota_of_jobs_is_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("radit_job.executors.kubernetes.tracked.QUOTA_S", 0.05)
+    cluster.server.set_quota(**{"count/jobs.batch": 0})
+    executor = cluster.executor()
+    cluster.run(executor, spec_of())
+    cluster.until(executor, lambda news: is_pending(news) and "exceeded quota" in news.says)
+    cluster.server.set_quota(**{"count/jobs.batch": 10})
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_time_in_a_queue_is_not_counted(cluster: Cluster) -> None:
+    executor, spec = cluster.executor(queue="team", pending_timeout_s=1), spec_of()
+    cluster.run(executor, spec)
+    cluster.until(executor, lambda news: isinstance(news, Condition) and news.phase == "queued")
+    began_s = time.monotonic()
+    eventually(lambda: time.monotonic() - began_s > 1.3)
+    assert cluster.server.objects("jobs")
+    resume(cluster, spec)
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def resume(cluster: Cluster, spec: JobSpec) -> None:
+    from tests.servers.kubernetes.resources import BY_KEY
+
+    jobs = next(one for one in BY_KEY.values() if one.plural == "jobs")
+    body = {"spec": {"suspend": False}}
+    name = job_name(spec.stage, spec.key)
+    cluster.server.registry.patch(jobs, "default", name, body, "application/merge-patch+json", "")
+
+
+def test_a_server_that_stays_away_ends_the_wait(server: KubernetesServer, cluster: Cluster) -> None:
+    cluster.client = connect(patience_s=0.5)
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec_of())
+    cluster.until_running(executor)
+    server.stop()
+    with pytest.raises(Exception, match="cannot be reached"):
+        cluster.outcome(executor)
+
+
+# ---- what it asks of the API server
+
+
+def test_the_client_asks_for_what_the_table_of_permissions_says_and_for_nothing_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADIT_CONTROLLER_JOB", "radit-1")
+    monkeypatch.setenv("RADIT_CONTROLLER_JOB_UID", "00000000-0000-0000-0000-000000000001")
+    everything = [
+        {
+            "apiGroups": ["batch"] if needed.resource == "jobs" else [""],
+            "resources": [f"{needed.resource}/{needed.subresource}".rstrip("/")],
+            "verbs": [needed.verb],
+        }
+        for needed in PERMISSIONS
+    ]
+    cluster.server.allow_only(everything)
+    spec = spec_of()
+    cluster.server.set_quota(pods=0)
+    executor = cluster.executor("exit 64")
+    cluster.run(executor, spec)
+    cluster.until(executor, lambda news: is_pending(news) and "quota" in news.says)
+    cluster.server.set_quota(pods=10)
+    assert cluster.outcome(executor).exit_code == 64
+    executor.stop()
+    assert cluster.ended(cluster.executor("true"), spec).state is JobState.SUCCEEDED
+    assert list(stage_log(cluster.client, spec.stage, spec.key)) == []
+    told = {event["reason"]: event for event in cluster.server.objects("events") if event["reason"].startswith("Stage")}
+    assert set(told) == {"StageFailed", "StageDone"}
+    assert told["StageFailed"]["involvedObject"]["name"] == "radit-1"
+    used = {(resource, verb) for _, resource, verb in cluster.server.verbs_used()}
+    assert used == {(f"{need.resource}/{need.subresource}".rstrip("/"), need.verb) for need in PERMISSIONS}
+
+
+def test_the_number_of_requests_does_not_grow_with_the_time_that_a_stage_takes(cluster: Cluster) -> None:
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec_of("answer", shards=8))
+    cluster.until(executor, lambda news: is_running(news))
+    eventually(lambda: cluster.server.count(resource="pods/log") == 4)
+    eventually(lambda: cluster.server.n_watches() == 2)  # why it waits is no longer asked
+    n_before = cluster.server.count()
+    began_s = time.monotonic()
+    eventually(lambda: time.monotonic() > began_s + 1.0)
+    assert cluster.server.count() == n_before
+
+
+# ---- radit logs, radit cancel
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_log_is_followed_from_before_the_pod_starts_until_the_job_ends(cluster: Cluster, shards: int) -> None:
+    cluster.server.images = []
+    spec = spec_of("answer", shards=shards)
+    executor = cluster.executor("echo one; echo two")
+    cluster.run(executor, spec)
+    cluster.until(executor, is_pending)
+    lines: list[dict[str, Any]] = []
+    follower = threading.Thread(
+        target=lambda: lines.extend(stage_log(cluster.client, spec.stage, spec.key, follow=True)), daemon=True
+    )
+    follower.start()
+    eventually(lambda: cluster.server.n_watches() >= 4)
+    cluster.server.images = None
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    follower.join(20)
+    wanted = [(None if shards == 1 else shard, text) for shard in range(shards) for text in ("one", "two")]
+    assert sorted(((line.get("shard"), line["text"]) for line in lines), key=str) == sorted(wanted, key=str)
+    once_more = list(stage_log(cluster.client, spec.stage, spec.key))
+    assert [(line.get("shard"), line["text"]) for line in once_more] == wanted
+
+
+def test_the_log_of_a_job_that_is_not_there_is_empty(cluster: Cluster) -> None:
+    assert list(stage_log(cluster.client, "split", "0123456789", follow=True)) == []
+
+
+def test_cancel_deletes_the_controller_first_and_waits_until_the_pods_are_gone(cluster: Cluster) -> None:
+    spec, done = spec_of(), spec_of("ingest")
+    cluster.ended(cluster.executor("true"), done)
+    executor = cluster.executor(cluster.waiting())
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    labels = stage_job(spec, "x", cluster.settings("true"), store_url="s3://b")["metadata"]["labels"]
+    cluster.client.create(
+        "jobs", plain_job("controller", {**labels, "app.kubernetes.io/component": "controller"}, cluster.waiting())
+    )
+    assert cancel(cluster.client, "helper") == ["controller", job_name(spec.stage, spec.key)]
+    left = [job["metadata"]["name"] for job in cluster.server.objects("jobs")]
+    assert left == [job_name(done.stage, done.key)]
+    assert not [pod for pod in cluster.server.objects("pods") if pod["status"]["phase"] in ("Pending", "Running")]
+    assert cluster.outcome(executor).state is JobState.FAILED
+
+
+def test_cancelling_a_run_without_jobs_does_nothing(cluster: Cluster) -> None:
+    assert cancel(cluster.client, "another") == []
+
+
+def test_a_role_without_events_still_runs_stages(cluster: Cluster, told: list[dict[str, Any]]) -> None:
+    cluster.server.allow_only(
+        [
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["*"]},
+            {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["*"]},
+        ]
+    )
+    cluster.server.set_quota(pods=0)
+    executor = cluster.executor()
+    cluster.run(executor, spec_of())
+    eventually(lambda: any("why stages wait cannot be seen" in message for message in warnings(told)))
+    cluster.server.set_quota(pods=10)
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
