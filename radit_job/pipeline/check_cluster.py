@@ -40,10 +40,10 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
     yield from _local_models(config)
     if not clients:
         return
-    used = {settings.placement(row.name).profile for row in needed_rows(config)}
-    for name in sorted(used):
-        yield from _references(clients[0], name, settings.profiles[name])
-        yield from _nodes(clients[0], name, settings.profiles[name])
+    used = {settings.placement(row.name).profile: settings.profile(row.name) for row in needed_rows(config)}
+    for name, profile in sorted(used.items()):
+        yield from _references(clients[0], name, profile)
+        yield from _nodes(clients[0], name, profile)
 
 
 def _local_models(config: Config) -> Iterator[Finding]:
@@ -63,12 +63,11 @@ def _references(client: KubernetesClient, name: str, profile: Profile) -> Iterat
             yield Finding(subject, "warn", f"whether the {kind} {wanted} exists cannot be seen with these permissions")
         elif client.get(resource, str(wanted)) is not None:
             yield Finding(subject, "ok", f"{kind} {wanted} exists")
-        elif not source.optional:
-            error = ConfigError(
-                f"there is no {kind} {wanted}",
-                where=f"namespace {client.namespace}",
-                todo=f"Create it: k8s/{kind}.example.yaml.",
-            )
+        elif source.optional:
+            yield Finding(subject, "ok", f"there is no {kind} {wanted}, and pods start without it")
+        else:
+            todo = "Create it, or write optional: true where env_from names it."
+            error = ConfigError(f"there is no {kind} {wanted}", where=f"namespace {client.namespace}", todo=todo)
             yield Finding(subject, "fail", str(error), error)
 
 

@@ -21,6 +21,7 @@ from tests.servers.kubernetes import KubernetesServer
 from tests.servers.seaweedfs import SeaweedFS
 
 STAND_IN = (Path(__file__).parent / "stand_in.py").read_text()
+ROOT = Path(__file__).parents[2]
 PATIENCE_S = 180.0
 POLL_S = 0.1
 
@@ -115,6 +116,35 @@ class Bench:
         )
         self._started.append(process)
         return Command(process)
+
+    def login_without_rights(self) -> str:
+        """A kubeconfig whose user, the service account `radit`, may do nothing yet."""
+        if self.cluster.small is not None:
+            self.cluster.small.allow_only([], namespace=self.namespace)
+            return str(self.cluster.kubeconfig)
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "radit"}}
+        self.cluster.core.create_namespaced_service_account(self.namespace, account)
+        asked: dict[str, Any] = {"spec": {"expirationSeconds": 3600}}
+        token = self.cluster.core.create_namespaced_service_account_token("radit", self.namespace, asked).status.token
+        plain = yaml.safe_load(self.cluster.kubeconfig.read_text())
+        plain["users"] = [{"name": "radit", "user": {"token": token}}]
+        plain["contexts"][0]["context"]["user"] = "radit"
+        plain["current-context"] = plain["contexts"][0]["name"]
+        path = self.folder / "kubeconfig"
+        path.write_text(yaml.safe_dump(plain))
+        return str(path)
+
+    def grant_the_role(self) -> None:
+        """Exactly what k8s/base gives to the controller."""
+        role, binding = yaml.safe_load_all((ROOT / "k8s" / "base" / "role.yaml").read_text())
+        if self.cluster.small is not None:
+            self.cluster.small.allow_only(role["rules"], namespace=self.namespace)
+            return
+        access = official.RbacAuthorizationV1Api(self.cluster.api)
+        access.create_namespaced_role(self.namespace, {**role, "metadata": {"name": role["metadata"]["name"]}})
+        subjects = [{"kind": "ServiceAccount", "name": "radit", "namespace": self.namespace}]
+        name = {"name": binding["metadata"]["name"]}
+        access.create_namespaced_role_binding(self.namespace, {**binding, "metadata": name, "subjects": subjects})
 
     def behave(self, stage: str, **behaviour: Any) -> None:
         """What a stage's pods shall do: see stand_in.py."""

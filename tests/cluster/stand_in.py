@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -82,5 +83,6 @@ def commit(store: ObjectStore, spec: JobSpec) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # the first process of a container ignores it
     arguments = dict(zip(sys.argv[3::2], sys.argv[4::2], strict=False))  # stage NAME --spec S --store URL
     raise SystemExit(main(sys.argv[2], arguments["--spec"], arguments["--store"]))

@@ -261,6 +261,19 @@ def test_logs_are_there_while_a_pod_runs_and_when_it_is_gone(bench: Bench) -> No
     assert "hello from the pod" in ended.output
 
 
+def test_without_the_role_check_names_the_verbs_and_with_it_alone_a_run_goes_through(bench: Bench) -> None:
+    kubeconfig = bench.login_without_rights()
+    refused = bench.radit("check", str(bench.config()), "--executor", "kubernetes", KUBECONFIG=kubeconfig)
+    assert refused.code == 64
+    for verb in ("create jobs", "delete jobs", "watch pods", "get pods/log"):
+        assert verb in " ".join(refused.output.split()), refused.output
+    bench.grant_the_role()
+    allowed = bench.radit("check", str(bench.config()), "--executor", "kubernetes", KUBECONFIG=kubeconfig)
+    assert "every verb that a run needs is allowed" in " ".join(allowed.output.split()), allowed.output
+    ended = bench.start_run(*SHORT, environment={"KUBECONFIG": kubeconfig}).wait()
+    assert ended.code == 0, ended.output
+
+
 def test_no_secret_is_seen_anywhere(bench: Bench) -> None:
     bench.behave("index", exit_codes=[65], prints=["a line"])
     said = bench.run(*SHORT).output
