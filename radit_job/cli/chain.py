@@ -23,6 +23,7 @@ from radit_job.cli.options import (
     check_executor,
     controller_of,
     load,
+    open_at,
 )
 from radit_job.errors import ConfigError, RaditError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from radit_job.executors.base import Executor
     from radit_job.store import ObjectStore
 
+BEAT_PATIENCE_S = 5.0  # a sign of life that comes later says nothing
 CHECK_PATIENCE_S = 10.0  # whoever checks wants to hear of a mistyped endpoint soon
 
 
@@ -62,10 +64,11 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(opened.hold(f"run-{run_name}"))
         stack.enter_context(show_events())
+        controller = controller_of(loaded, opened, until, force)
         if "://" in opened.url:
-            stack.enter_context(heartbeat(opened, run_name))
-        runs_on = _executor(executor, loaded, opened, stack)
-        record = controller_of(loaded, opened, until, force).run(runs_on)
+            controller.refuse_another_configuration()
+            stack.enter_context(heartbeat(open_at(opened.url, patience_s=BEAT_PATIENCE_S), run_name))
+        record = controller.run(_executor(executor, loaded, opened, stack))
     print_end(opened, record, time.monotonic() - started_s)
 
 

@@ -12,6 +12,7 @@ from radit_job.errors import ConfigError
 if TYPE_CHECKING:
     from radit_job.config.loading import LoadedConfig
     from radit_job.executors.kubernetes.client import KubernetesClient
+    from radit_job.pipeline.controller import Controller
     from radit_job.pipeline.runs import RunRecord
     from radit_job.store import ObjectStore
 
@@ -58,7 +59,7 @@ def open_at(url: str, *, patience_s: float | None = None) -> ObjectStore:
     return open_store(url, patience_s=patience_s)
 
 
-def controller_of(loaded: LoadedConfig, store: ObjectStore, until: str | None, force: list[str] | None) -> Any:
+def controller_of(loaded: LoadedConfig, store: ObjectStore, until: str | None, force: list[str] | None) -> Controller:
     """The controller of the configuration's run."""
     from radit_job.pipeline.controller import Controller
 

@@ -16,6 +16,7 @@ from radit_job.pipeline.graph import needed_rows
 from radit_job.store import ObjectStore
 
 Resource = Mapping[str, Any]
+PATIENCE_S = 10.0  # whoever checks wants to hear of a mistyped address soon
 
 
 def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
@@ -28,7 +29,7 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
     clients: list[KubernetesClient] = []
 
     def access() -> Finding:
-        client = connect(settings.context, settings.namespace)
+        client = connect(settings.context, settings.namespace, patience_s=PATIENCE_S)
         lacking = missing(client)
         clients.append(client)
         if lacking:
@@ -38,6 +39,7 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
 
     yield from attempt("cluster", access)
     yield from _local_models(config)
+    yield from _memory(config)
     if not clients:
         return
     used = {settings.placement(row.name).profile: settings.profile(row.name) for row in needed_rows(config)}
@@ -52,6 +54,22 @@ def _local_models(config: Config) -> Iterator[Finding]:
         if model.provider == "huggingface" and Path(model.name).expanduser().is_dir():
             says = f"{model.name} is a folder here; pods must find it at the same path (image, model_cache or volume)"
             yield Finding(role, "warn", says)
+
+
+def _memory(config: Config) -> Iterator[Finding]:
+    """A pod's memory limit is what the stage needs with the packaged models, unless its profile says more."""
+    settings = config.kubernetes
+    for row in needed_rows(config):
+        others = [name for name in row.models if _is_not_packaged(getattr(row.sees.of(config), name))]
+        placement = settings.placement(row.name)
+        if others and settings.profile(row.name).memory_gib is None:
+            says = f"{row.name} gets {row.memory_gib:g} GiB, which is meant for the packaged models, not for its "
+            says += f"{' and '.join(others)}: set kubernetes.profiles.{placement.profile}.memory_gib"
+            yield Finding("memory", "warn", says)
+
+
+def _is_not_packaged(model: Any) -> bool:
+    return model is not None and model.provider != "packaged"
 
 
 def _references(client: KubernetesClient, name: str, profile: Profile) -> Iterator[Finding]:

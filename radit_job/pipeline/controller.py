@@ -7,18 +7,20 @@ replaced by the next one: what is committed is reused, what is not is computed a
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
 from radit_job.config.canonical import config_digest
 from radit_job.config.loading import LoadedConfig
-from radit_job.errors import Interrupted, RaditError
+from radit_job.errors import Interrupted, RaditError, TryAgainError
 from radit_job.executors.base import Executor
 from radit_job.jobs import Condition, JobState, Outcome, Resources
 from radit_job.observe.events import emit
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.graph import stages_before
+from radit_job.pipeline.heartbeat import is_alive
 from radit_job.pipeline.names import run_file, spec_file
 from radit_job.pipeline.outputs import error_of, publish_results
 from radit_job.pipeline.plan import Decision, IdentityOf
@@ -48,21 +50,39 @@ class Controller:
         self._previous = load_run(store, run)
         self._planner = Planner(loaded, store, identity_of, self._previous, until=until, force=force)
         self._record = self._new_record(run)
+        self._record.force = list(force)
         self._saved_at_s = 0.0
 
     def plan(self) -> Iterator[Decision]:
         """What `run` would do, stage by stage; changes nothing."""
         return self._planner.plan()
 
+    def refuse_another_configuration(self) -> None:
+        """TryAgainError while a controller of this run, on another machine, wants something else.
+
+        Two that want the same share its Jobs. Ask before giving a sign of life of one's own.
+        """
+        previous = self._previous
+        if previous is None or previous.status != "running" or previous.config_digest == self._record.config_digest:
+            return
+        if is_alive(self._store, previous.run):
+            raise TryAgainError(
+                f"a controller runs {previous.run!r} with another configuration",
+                where=self._store.url.partition("?")[0],
+                todo="Take another name (--name), or wait for it, or cancel it: radit cancel " + previous.run,
+            )
+
     def run(self, executor: Executor) -> RunRecord:
         """Run what must run; returns the finished record, or raises the first failed stage's error."""
         self._record.executor, self._record.context = executor.name, executor.context
         self._record.namespace = executor.namespace
+        self._record.controller_job = os.environ.get("RADIT_CONTROLLER_JOB")
         self._save()
         self._store.write(run_file(self._record.run, "config.yaml"), self._loaded.text.encode())
         error: RaditError | None = None
         try:
             self._record.sources = self._planner.locate_sources(publish=True)
+            self._save()  # before anything refers to them: `radit gc` spares what a run names
             self._planner.identify_models()
             error = self._loop(executor)
             publish_results(self._store, self._record, self._planner.artifacts)
@@ -88,7 +108,7 @@ class Controller:
                 if isinstance(news, Condition):
                     self._note(stage, news)
                 else:
-                    failure = self._settle(stage, news)
+                    failure = self._settle(stage, news, had_retries=executor.name == "kubernetes")
                     error = error or failure
 
     def _start_ready(self, executor: Executor) -> None:
@@ -127,6 +147,7 @@ class Controller:
         record.why, record.key, record.seconds = decision.why, decision.key, result.get("seconds")
         record.ingredients = self._planner.ingredients(row)
         self._planner.take(manifest)
+        self._save()
         emit("stage_cached", stage=record.stage, key=decision.key, seconds=record.seconds)
 
     def _note(self, stage: str, condition: Condition) -> None:
@@ -137,12 +158,12 @@ class Controller:
         if time.monotonic() - self._saved_at_s >= SAVE_INTERVAL_S:
             self._save()
 
-    def _settle(self, stage: str, outcome: Outcome) -> RaditError | None:
+    def _settle(self, stage: str, outcome: Outcome, *, had_retries: bool) -> RaditError | None:
         """Record how a stage ended; returns the error if it failed."""
         record = self._record.stages[stage]
         manifest = find(self._store, stage, record.key or "") if outcome.state is JobState.SUCCEEDED else None
         if manifest is None:
-            error = error_of(stage, outcome)
+            error = error_of(stage, outcome, had_retries=had_retries)
             record.status, record.why = "failed", str(error)
             emit("stage_failed", stage=stage, error=error.to_json())
             self._save()

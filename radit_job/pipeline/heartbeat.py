@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from radit_job.errors import StoreError
 from radit_job.pipeline.names import run_file
@@ -13,43 +14,39 @@ from radit_job.store import ObjectStore
 
 BEAT_INTERVAL_S = 20.0
 SILENCE_S = 90.0  # a controller that said nothing for so long is gone; clocks may differ by the rest
+LAST_BEAT_S = 10.0  # what the end of a run gives to a beat that the store keeps waiting
 
 
 @contextmanager
 def heartbeat(store: ObjectStore, run: str) -> Iterator[None]:
-    """Touch `runs/<run>/alive` now and then, until the context ends."""
+    """Touch an object below `runs/<run>/alive/` now and then, until the context ends.
+
+    Give it a store of little patience: a beat that comes late says nothing.
+    """
     ended = threading.Event()
+    name = run_file(run, f"alive/{uuid.uuid4().hex[:12]}")  # two controllers may share a run: each has its own
 
     def beat() -> None:
         while not ended.wait(BEAT_INTERVAL_S):
-            _touch(store, run)
+            _quietly(lambda: store.write(name, b""))
 
-    _touch(store, run)
+    _quietly(lambda: store.write(name, b""))
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
-        _forget(store, run)
+        thread.join(LAST_BEAT_S)
+        _quietly(lambda: store.delete(name))
 
 
 def is_alive(store: ObjectStore, run: str) -> bool:
     """Whether a controller of this run, on whatever machine, gave a sign of life lately."""
-    name = run_file(run, "alive")
-    return any(info.name == name and time.time() - info.modified_s < SILENCE_S for info in store.list(name))
+    return any(time.time() - info.modified_s < SILENCE_S for info in store.list(run_file(run, "alive/")))
 
 
-def _touch(store: ObjectStore, run: str) -> None:
-    try:
-        store.write(run_file(run, "alive"), b"")
-    except StoreError:
-        return  # the run itself will say so, if it lasts
-
-
-def _forget(store: ObjectStore, run: str) -> None:
-    try:
-        store.delete(run_file(run, "alive"))
-    except StoreError:
-        return  # it grows old by itself
+def _quietly(beat: Callable[[], None]) -> None:
+    """A sign of life that cannot be given is missed by nobody; if the store stays away, the run itself will say so."""
+    with suppress(StoreError):
+        beat()

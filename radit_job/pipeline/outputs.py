@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from radit_job.errors import CorruptArtifact, RaditError, StageFailed, error_from_json
+from radit_job.errors import CorruptArtifact, RaditError, ServiceError, StageFailed, TryAgainError, error_from_json
 from radit_job.jobs import ArtifactRef, JobState, Outcome
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import RunRecord
@@ -55,11 +55,17 @@ def results_of(record: RunRecord, store_url: str, measured: dict[str, Any]) -> d
     }
 
 
-def error_of(stage: str, outcome: Outcome) -> RaditError:
-    """The stage's own last word, or what its exit code tells."""
+def error_of(stage: str, outcome: Outcome, *, had_retries: bool) -> RaditError:
+    """The stage's own last word, or what its exit code tells.
+
+    `had_retries`: it was tried as often as it may be. A trouble that might have passed (69, 75) is the stage's failure
+    then: the controller must not end as if another try of its own could help, or its Job would begin all again.
+    """
     if outcome.error is not None:
         error = error_from_json(outcome.error)
         error.where = error.where or stage
+        if had_retries and isinstance(error, ServiceError | TryAgainError):
+            return StageFailed(error.what, where=error.where, todo=error.todo)
         return error
     if outcome.state is JobState.SUCCEEDED:
         return StageFailed("its process ended well but committed nothing", where=stage, todo=f"See {outcome.log}.")

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from radit_job import observe
+from radit_job.config.canonical import config_digest
 from radit_job.config.loading import LoadedConfig
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.jobs import ArtifactRef, JobSpec, Resources
@@ -16,7 +17,7 @@ from radit_job.pipeline.plan import Decision, IdentityOf, Ingredients, ingredien
 from radit_job.pipeline.runs import RunRecord
 from radit_job.pipeline.sources import find_sources, publish_source
 from radit_job.store import ObjectStore
-from radit_job.store.artifacts import Manifest, damage, find
+from radit_job.store.artifacts import Manifest, damage, find, read_result
 
 
 class Planner:
@@ -92,7 +93,7 @@ class Planner:
         manifest, trouble = self._find_sound(row.name, key)
         if trouble:
             return Decision(row.name, "run", trouble, key, replace=True), None
-        if row.name in self._force:
+        if row.name in self._force and not self._is_done_anew(row.name, manifest):
             return Decision(row.name, "run", "forced", key, replace=True), None
         if manifest is None:
             why = why_run(self._last_ingredients(row.name), ingredients, ended=self._ended_last_time(row.name))
@@ -151,6 +152,16 @@ class Planner:
             return None, error.what
         trouble = damage(self._store, manifest) if manifest else None
         return (None, f"its artifact is damaged: {trouble}") if trouble else (manifest, "")
+
+    def _is_done_anew(self, stage: str, manifest: Manifest | None) -> bool:
+        """Whether the run that this one goes on with was told to force the stage, too, and has done so."""
+        previous = self._previous
+        if previous is None or manifest is None or previous.status == "done" or stage not in previous.force:
+            return False
+        if previous.config_digest != config_digest(self._loaded.config):
+            return False
+        result = read_result(self._store, manifest)
+        return result.get("run") == previous.run and str(result.get("finished_at")) > previous.started_at
 
     def _sees(self, row: StageRow) -> dict[str, Any]:
         return row.sees.of(self._loaded.config).model_dump(mode="json")

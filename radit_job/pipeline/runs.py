@@ -2,7 +2,7 @@
 
 runs/<run>/config.yaml        as it was read, overrides included
 runs/<run>/run.json           the state of every stage; rewritten at each change
-runs/<run>/alive              touched by the controller of a remote store's run, as long as it lives
+runs/<run>/alive/...          touched by the controller of a remote store's run, as long as it lives
 runs/<run>/jobs/...           the JobSpec of each stage that ran, by stage and key
 runs/<run>/logs/<stage>.jsonl what each stage printed
 runs/<run>/results.json       rows, pairs and stages
@@ -55,6 +55,8 @@ class RunRecord:
     stages: dict[str, StageRecord] = field(default_factory=dict)
     context: str | None = None  # of the kubeconfig, where the stages ran as Jobs
     namespace: str | None = None
+    controller_job: str | None = None  # the Job whose pod is the controller, if it is one
+    force: list[str] = field(default_factory=list)  # stages that were to be computed anew
     format: int = RUN_FORMAT
 
 

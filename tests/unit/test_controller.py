@@ -13,7 +13,15 @@ import pytest
 
 from radit_job.config.loading import load_config
 from radit_job.config.schema import Model
-from radit_job.errors import ConfigError, CorruptArtifact, InputError, Interrupted, RaditError, StageFailed
+from radit_job.errors import (
+    ConfigError,
+    CorruptArtifact,
+    InputError,
+    Interrupted,
+    RaditError,
+    StageFailed,
+    TryAgainError,
+)
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
 from radit_job.pipeline.catalog import CATALOG
 from radit_job.pipeline.collect import unreferenced
@@ -21,7 +29,7 @@ from radit_job.pipeline.controller import Controller
 from radit_job.pipeline.heartbeat import heartbeat
 from radit_job.pipeline.plan import Decision
 from radit_job.pipeline.planner import Planner
-from radit_job.pipeline.runs import is_cut_off, load_results, load_run
+from radit_job.pipeline.runs import is_cut_off, load_results, load_run, save_run
 from radit_job.store import LocalStore
 from radit_job.store.artifacts import find, publish
 
@@ -55,6 +63,7 @@ class CommittingExecutor:
         self.failing: dict[str, Outcome] = {}
         self.interrupt_at: str | None = None
         self.stopped = False
+        self.finished_at = "2999-01-01T00:00:00Z"
         self._waiting: deque[JobSpec] = deque()
 
     def has_room(self, resources: Resources) -> bool:
@@ -91,7 +100,7 @@ class CommittingExecutor:
             (out / "results" / "results.json").write_text(json.dumps({"arms": ["base"], "rows": [], "pairs": []}))
         if spec.stage == "report":
             (out / "report" / "report.html").write_text("<html></html>")
-        result = {"run": spec.run, "seconds": 1.5, "finished_at": "2999-01-01T00:00:00Z"}
+        result = {"run": spec.run, "seconds": 1.5, "finished_at": self.finished_at}
         publish(self.store, spec.stage, spec.key, out, row.writes, result, replace=spec.replace)
         self.store.drop_scratch(f"out/{spec.key}")
 
@@ -422,6 +431,44 @@ def test_a_run_on_another_machine_counts_as_alive_while_its_heart_beats(bench: B
     with heartbeat(bench.store, "small"):
         assert not is_cut_off(bench.store, record)
     assert is_cut_off(bench.store, record)
-    bench.store.write("runs/small/alive", b"")
-    os.utime(Path(bench.store.url, "runs/small/alive"), (0, 0))
+    bench.store.write("runs/small/alive/another", b"")
+    os.utime(Path(bench.store.url, "runs/small/alive/another"), (0, 0))
     assert is_cut_off(bench.store, record)
+
+
+def test_a_forced_stage_that_is_done_is_not_forced_again_by_the_run_that_goes_on(bench: Bench) -> None:
+    earlier = CommittingExecutor(bench.store)
+    earlier.finished_at = "2000-01-01T00:00:00Z"
+    bench.run(executor=earlier)
+    cut_off = CommittingExecutor(bench.store)
+    cut_off.interrupt_at = "evaluate"
+    with pytest.raises(Interrupted):
+        bench.run(force=["answer", "evaluate"], executor=cut_off)
+    assert cut_off.started == ["answer", "evaluate"]
+    assert bench.run(force=["answer", "evaluate"]) == ["evaluate"]
+    assert bench.run(force=["answer"]) == ["answer"]
+
+
+def test_what_kubernetes_has_tried_again_in_vain_is_final_for_the_controller(bench: Bench) -> None:
+    for name, code in (("local", 75), ("kubernetes", 1)):
+        executor = CommittingExecutor(bench.store, name=name)
+        executor.failing["ingest"] = Outcome(JobState.FAILED, 75, TryAgainError("the hub is busy").to_json())
+        with pytest.raises(RaditError, match="the hub is busy") as raised:
+            bench.run(executor=executor)
+        assert raised.value.exit_code == code
+
+
+def test_another_configuration_waits_for_a_controller_of_the_same_run(bench: Bench) -> None:
+    executor = CommittingExecutor(bench.store)
+    executor.interrupt_at = "index"
+    with pytest.raises(Interrupted):
+        bench.run(executor=executor)
+    record = load_run(bench.store, "small")
+    assert record is not None
+    record.status = "running"  # as if its controller had been killed, or ran on another machine
+    save_run(bench.store, record)
+    bench.controller("seed=8").refuse_another_configuration()  # it gave no sign of life
+    with heartbeat(bench.store, "small"):
+        bench.controller().refuse_another_configuration()
+        with pytest.raises(TryAgainError, match="another configuration"):
+            bench.controller("seed=8").refuse_another_configuration()
