@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from radit_job.records import Chunk, read_rows
 
 SENTENCES_PER_QUESTION = 6  # about one sentence in three gives a question; twice that, to be sure
 BLOCK_SENTENCES = 150  # for 25 questions: enough that one block's luck is much like another's
+SCARCE = 4  # fewer sentences than this for a question: some blocks will fall short, so all write SPARE_SHARE more
+SPARE_SHARE = 0.25
 COMPARED_SENTENCES = 2048  # that every block's questions must not find instead; more would cost more than they find
 
 
@@ -26,6 +29,7 @@ class QuestionBlock:
     number: int
     positions: tuple[int, ...]  # of its sentences in the drawn order
     n_wanted: int
+    n_spare: int  # so many more, in the place of what other blocks lack; whoever reads all blocks drops the rest
     n_before: int  # sentences of the blocks before it
 
 
@@ -63,9 +67,16 @@ def cut_blocks(sentences: Sequence[Sentence], n_wanted: int) -> list[QuestionBlo
             block_of[chunk_id] = next(deal)
         members[block_of[chunk_id]].append(position)
     ends = list(itertools.accumulate(map(len, members)))
+    is_scarce = n_blocks > 1 and len(sentences) < SCARCE * n_wanted
     quotas = [n_wanted * end // max(1, len(sentences)) for end in ends]  # of this block and those before it
     return [
-        QuestionBlock(number, tuple(positions), quota - before, end - len(positions))
+        QuestionBlock(
+            number,
+            tuple(positions),
+            quota - before,
+            math.ceil(SPARE_SHARE * (quota - before)) if is_scarce else 0,
+            end - len(positions),
+        )
         for number, (positions, quota, before, end) in enumerate(zip(members, quotas, [0, *quotas], ends, strict=False))
     ]
 

@@ -37,6 +37,7 @@ class _Block:
     """What both sources hand to the writing of one block of the artifact."""
 
     number: int
+    n_wanted: int | None  # of a model; what it wrote beyond that is there in case other blocks fall short
     questions: list[Question]
     dropped: list[Dropped]
     leaked: dict[str, str] = field(default_factory=dict)  # question id -> the chunk that holds the pair as a record
@@ -78,6 +79,7 @@ def _write(config: GenerateSlice, block: _Block, folder: Path) -> None:
     write_rows(folder / "dropped.jsonl", block.dropped)
     summary = {
         "source": config.questions.source,
+        **({} if block.n_wanted is None else {"n_wanted": block.n_wanted}),
         **_counters(block),
         "dropped": dict(sorted(Counter(row.reason for row in block.dropped).items())),
         "leaked": list(block.leaked),
@@ -151,7 +153,7 @@ def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> _Block:
         questions.append(Question(ids[number], pair.question, pair.answer, found.document, found.chunk_ids, "file"))
     chosen = _draw(questions, pairs, config.questions.limit, config.seed)
     leaked = {ids[number]: leaks.found[number] for number in chosen if number in leaks.found}
-    return _Block(0, [questions[number] for number in chosen], dropped, leaked)
+    return _Block(0, None, [questions[number] for number in chosen], dropped, leaked)
 
 
 def _question_ids(pairs: Sequence[Pair]) -> list[str]:
@@ -215,7 +217,7 @@ def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path, shard: S
     n_sentences, n_mine = sum(len(block.positions) for block in mine), sum(block.n_wanted for block in mine)
     with observe.progress("write questions", total=n_sentences, unit="sentences") as bar:
         for share in mine:
-            block = _Block(share.number, [], [])
+            block = _Block(share.number, share.n_wanted, [], [])
             writer = QuestionWriter(
                 [sentences[position] for position in share.positions],
                 *vectors.of_block(share),
@@ -230,7 +232,7 @@ def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path, shard: S
             def on_round(tried: int, kept: int, n_before: int = n_before) -> None:
                 bar.advance(tried, kept=n_before + kept, wanted=n_mine)
 
-            block.questions = writer.run(share.n_wanted, config.questions.per_chunk, on_round)
+            block.questions = writer.run(share.n_wanted + share.n_spare, config.questions.per_chunk, on_round)
             done.append(block)
     n_questions = sum(len(block.questions) for block in done)
     if n_questions < n_mine:

@@ -11,7 +11,7 @@ from radit_job.config.slices import SplitSlice
 from radit_job.errors import InputError
 from radit_job.rag.grouping import choose_groups, connected_groups
 from radit_job.rag.matching import match_words
-from radit_job.records import Question, read_blocks, write_rows
+from radit_job.records import Question, read_rows, write_rows
 
 MIN_WRITTEN = 10  # fewer can be neither split nor measured
 
@@ -20,10 +20,11 @@ def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dic
     """Write `train_questions/` and `val_questions/questions.jsonl`, and `train_questions/split.json` with the counts.
 
     Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together.
-    Questions that a model wrote twice, in blocks that knew nothing of each other, count once. InputError when it wrote
-    fewer than 10 in all, and when everything hangs together, so that there is nothing to divide.
+    Questions that a model wrote twice, in blocks that knew nothing of each other, count once, and what it wrote beyond
+    the limit is left out. InputError when it wrote fewer than 10 in all, and when everything hangs together, so that
+    there is nothing to divide.
     """
-    rows, n_repeated = _without_repeats(read_blocks(questions, "*/questions.jsonl", Question))
+    rows, left_out = _read(questions)
     by = config.split.by
     groups = connected_groups([[*_places(row, by), ("wording", " ".join(match_words(row.question)))] for row in rows])
     if len(groups) < 2:
@@ -46,35 +47,44 @@ def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dic
         "n_groups": len(groups),
         "largest_group": max(map(len, groups)),
         "n_unknown_gold": n_unknown,
-        "n_repeated": n_repeated,
+        **left_out,
     }
     text = json.dumps({"by": by, "train_share": config.split.train_share, **summary}, indent=2)
     (out / "train_questions" / "split.json").write_text(text + "\n", encoding="utf-8")
     return summary
 
 
-def _without_repeats(rows: Iterable[Question]) -> tuple[list[Question], int]:
-    """The rows, generated ones only the first time that they ask the same; and how many that left out."""
-    kept: list[Question] = []
+def _read(folder: Path) -> tuple[list[Question], dict[str, float]]:
+    """The questions of all blocks: of those that a model wrote, none twice, and no more than were wanted in all."""
+    blocks = [list(read_rows(path, Question)) for path in sorted(folder.glob("*/questions.jsonl"))]
+    n_wanted = [_n_wanted(path) for path in sorted(folder.glob("*/summary.json"))]
     asked: set[str] = set()
-    n_repeated = n_written = 0
-    for row in rows:
-        n_written += row.source == "generated"
-        if row.source == "generated" and row.question.lower() in asked:
-            n_repeated += 1
-            continue
-        asked.add(row.question.lower())
-        kept.append(row)
-    if n_repeated:
-        observe.log(f"{n_repeated} of {n_written} written questions ask what another one asks; they are left out")
-    if len(kept) < MIN_WRITTEN and n_written == len(kept) + n_repeated:
+    kept: list[tuple[int, int, Question]] = []  # (place in its block, block, question)
+    for number, rows in enumerate(blocks):
+        for place, row in enumerate(rows):
+            if row.source == "file" or row.question.lower() not in asked:
+                kept.append((place, number, row))
+            asked.add(row.question.lower())
+    n_repeated = sum(map(len, blocks)) - len(kept)
+    wanted = [count for count in n_wanted if count is not None]
+    chosen = sorted(kept, key=lambda item: item[:2])[: sum(wanted)] if wanted else kept  # each block's first ones first
+    chosen.sort(key=lambda item: (item[1], item[0]))
+    n_spare = len(kept) - len(chosen)
+    if n_repeated or n_spare:
+        observe.log(f"left out: {n_repeated} written questions that ask the same, {n_spare} beyond what was wanted")
+    if len(chosen) < MIN_WRITTEN and all(row.source == "generated" for rows in blocks for row in rows):
         raise InputError(
-            f"the model wrote only {len(kept)} good pairs; at least {MIN_WRITTEN} are needed",
+            f"the model wrote only {len(chosen)} good pairs; at least {MIN_WRITTEN} are needed",
             where="questions",
             todo="Raise questions.limit, add documents (English ones: the writer knows no other language), take a "
             "stronger models.question_writer, or bring your own pairs with questions.source: file.",
         )
-    return kept, n_repeated
+    return [row for _, _, row in chosen], {"n_repeated": n_repeated, "n_spare": n_spare}
+
+
+def _n_wanted(summary: Path) -> int | None:
+    count: int | None = json.loads(summary.read_text(encoding="utf-8")).get("n_wanted")
+    return count
 
 
 def _places(row: Question, by: str) -> Sequence[Hashable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,9 +17,16 @@ from radit_job.store.artifacts import Manifest, find, read_result
 from tests.e2e.conftest import Workplace, environment
 
 
-def spec_of(workplace: Workplace, stage: str) -> JobSpec:
+@pytest.fixture
+def store(finished: Workplace, tmp_path: Path) -> LocalStore:
+    """A copy of the finished run's store: the run itself is other tests', too."""
+    shutil.copytree(finished.folder / ".radit", tmp_path / "store")
+    return LocalStore(tmp_path / "store")
+
+
+def spec_of(store: LocalStore, stage: str) -> JobSpec:
     """The spec with which the finished run ran the stage."""
-    [path] = (workplace.folder / ".radit" / "runs" / "small" / "jobs").glob(f"{stage}*.json")
+    [path] = Path(store.url, "runs", "small", "jobs").glob(f"{stage}*.json")
     return JobSpec.from_json(json.loads(path.read_text()))
 
 
@@ -46,9 +54,8 @@ def parts_of(store: LocalStore, spec: JobSpec) -> list[shards.Part | None]:
     return [shards.find_part(store, spec.stage, spec.key, Shard(index, spec.shards)) for index in range(spec.shards)]
 
 
-def test_a_killed_shard_runs_again_alone_and_the_digest_is_that_of_one_process(finished: Workplace) -> None:
-    store = LocalStore(finished.folder / ".radit")
-    whole = spec_of(finished, "answer")
+def test_a_killed_shard_runs_again_alone_and_the_digest_is_that_of_one_process(store: LocalStore) -> None:
+    whole = spec_of(store, "answer")
     spec = replace(whole, key="f" * 62 + "04", shards=4)
     killed = start(store, spec, 2)
     assert killed.stdout is not None
@@ -74,9 +81,8 @@ def test_a_killed_shard_runs_again_alone_and_the_digest_is_that_of_one_process(f
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5])
-def test_any_number_of_shards_gives_the_digest_of_one_process(finished: Workplace, count: int) -> None:
-    store = LocalStore(finished.folder / ".radit")
-    whole = spec_of(finished, "answer")
+def test_any_number_of_shards_gives_the_digest_of_one_process(store: LocalStore, count: int) -> None:
+    whole = spec_of(store, "answer")
     spec = replace(whole, key=f"{'f' * 62}{count:02d}", shards=count)
     for index in range(count):
         run(store, spec, index)

@@ -207,6 +207,27 @@ def test_questions_that_a_model_wrote_twice_count_once(tmp_path):
     assert sorted(row.question_id for row in [*train, *val]) == sorted(row.question_id for row in rows)
 
 
+def test_what_blocks_wrote_beyond_the_limit_makes_good_what_others_lack(tmp_path):
+    for block, (n_wanted, n_written) in enumerate([(6, 8), (6, 3), (6, 8)]):
+        rows = [
+            Question(f"g{block}-{n}", f"Question {n} of {block}?", "A", "d", (f"d#{block}{n}",), "generated")
+            for n in range(n_written)
+        ]
+        write_rows(tmp_path / "questions" / f"{block:06d}" / "questions.jsonl", rows)
+        (tmp_path / "questions" / f"{block:06d}" / "summary.json").write_text(json.dumps({"n_wanted": n_wanted}))
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = SplitSlice(seed=7, split={"by": "chunk", "train_share": 0.7})
+    counters = split.run(settings, questions=tmp_path / "questions", out=out, scratch=out)
+    kept = sorted(
+        row.question_id
+        for side in ("train_questions", "val_questions")
+        for row in read_rows(out / side / "questions.jsonl", Question)
+    )
+    assert kept == [f"g0-{n}" for n in range(8)] + [f"g1-{n}" for n in range(3)] + [f"g2-{n}" for n in range(7)]
+    assert (counters["n_train"] + counters["n_val"], counters["n_spare"]) == (18, 1)
+
+
 def test_a_file_may_ask_the_same_with_another_answer(tmp_path):
     rows = [question(number, (f"d#{number}",)) for number in range(11)]
     again = Question("again", rows[3].question, "Another answer", "d", ("d#3",), "file")
