@@ -93,9 +93,13 @@ def cancel(
     from radit_job.executors.kubernetes.manifest import job_name
     from radit_job.pipeline.runs import require_run
 
-    record = require_run(open_at(store), run)
-    jobs = [job_name(item.stage, item.key) for item in record.stages.values() if item.key and item.status != "cached"]
-    deleted = cancel_jobs(cluster_of(record, context, namespace), run, jobs)
+    opened = open_at(store)
+    record = require_run(opened, run)
+    started = [(item.stage, item.key) for item in record.stages.values() if item.key and item.status != "cached"]
+    jobs = [job_name(stage, key, opened.url) for stage, key in started]
+    # The controller's Job of a run that has ended may have the name of one that another run has now.
+    controllers = [record.controller_job] if record.controller_job and record.status == "running" else []
+    deleted = cancel_jobs(cluster_of(record, context, namespace), run, jobs, controllers=controllers)
     for job in deleted:
         typer.echo(f"deleted {job}")
     if not deleted:

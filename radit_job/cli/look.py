@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from radit_job.store import ObjectStore
 
 WATCH_INTERVAL_S = 1.0
+HOUR_S = 3600.0
 GIB = 1 << 30
 
 
@@ -83,7 +84,7 @@ def logs(
     record = require_run(opened, run)
     n_printed = 0
     if record.executor == "kubernetes":
-        for event in _pod_events(record, stage, context, namespace, follow=follow):
+        for event in _pod_events(opened.url, record, stage, context, namespace, follow=follow):
             n_printed += print_event(event)
         if not n_printed:
             for event in log_events(opened, run, stage):
@@ -97,7 +98,7 @@ def logs(
 
 
 def _pod_events(
-    record: RunRecord, stage: str, context: str | None, namespace: str | None, *, follow: bool
+    store_url: str, record: RunRecord, stage: str, context: str | None, namespace: str | None, *, follow: bool
 ) -> Iterator[dict[str, Any]]:
     from radit_job.executors.kubernetes.logs import stage_log
 
@@ -105,7 +106,7 @@ def _pod_events(
     if key is None:
         return
     try:
-        yield from stage_log(cluster_of(record, context, namespace), stage, key, follow=follow)
+        yield from stage_log(cluster_of(record, context, namespace), store_url, stage, key, follow=follow)
     except (ServiceError, ConfigError) as error:
         typer.echo(f"note: the cluster cannot be asked, so this is what the store kept: {error}", err=True)
 
@@ -188,19 +189,29 @@ def ask(
 def gc(
     store: RunStoreOption = DEFAULT_STORE,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than",
+            metavar="HOURS",
+            min=0,
+            help="Keep what is younger, for a job may be about to commit it. Default: 24; in a folder, 0.",
+        ),
+    ] = None,
 ) -> None:
     """Delete what no run refers to any more: artifacts of older settings, attempts that were cut off.
 
     A run refers to its artifacts as long as its folder runs/RUN is in the store; delete that to let go of one.
     """
-    from radit_job.pipeline.collect import delete, unreferenced
+    from radit_job.pipeline.collect import delete, grace_s_of, refuse_while_alive, unreferenced
     from radit_job.pipeline.runs import run_names
 
     opened = open_at(store)
     with ExitStack() as locks:
         for name in run_names(opened):
             locks.enter_context(opened.hold(f"run-{name}"))  # it refers to more than it has saved
-        groups = unreferenced(opened)
+        refuse_while_alive(opened)
+        groups = unreferenced(opened, grace_s=grace_s_of(opened) if older_than is None else older_than * HOUR_S)
         n_bytes = sum(info.n_bytes for group in groups.values() for info in group)
         for name, group in groups.items():
             typer.echo(f"{sum(info.n_bytes for info in group) / GIB:8.3f} GiB  {name[:66]}")
@@ -211,4 +222,5 @@ def gc(
             raise ConfigError("there is no terminal to ask on", todo="Say --yes to delete these.")
         if not yes and not typer.confirm(f"Delete these {len(groups)}, {n_bytes / GIB:.2f} GiB in all?"):
             return
+        refuse_while_alive(opened)  # one may have begun while we asked, and go on from what is listed here
         delete(opened, groups.values())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = ".radit"
 EXECUTORS = ("local", "kubernetes")
+LOOK_PATIENCE_S = 10.0  # for an API server that does not answer a command at which somebody sits
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="The configuration file (YAML); `radit config` prints all it may hold.")
@@ -87,4 +88,4 @@ def cluster_of(record: RunRecord, context: str | None, namespace: str | None) ->
 
     if record.executor != "kubernetes":
         raise ConfigError(f"run {record.run!r} has no Jobs: its stages ran as processes of the machine that started it")
-    return connect(context or record.context, namespace or record.namespace)
+    return connect(context or record.context, namespace or record.namespace, patience_s=LOOK_PATIENCE_S)

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ class Cluster:
         executor = KubernetesExecutor(self.client, self.settings(script, **more), self.store)
         self._news[executor] = queue.Queue()
         return executor
+
+    def name(self, spec: JobSpec) -> str:
+        return job_name(spec.stage, spec.key, self.store.url)
 
     def waiting(self) -> str:
         """A script that prints a line and goes on when the gate is opened."""
@@ -121,14 +125,14 @@ def is_pending(news: Any) -> bool:
 
 
 def commit(cluster: Cluster, spec: JobSpec) -> None:
-    folder = cluster.folder / "out" / spec.key / "part"
+    folder = cluster.folder / "out" / uuid.uuid4().hex / "part"
     folder.mkdir(parents=True)
     (folder / "file.txt").write_text("x")
-    publish(cluster.store, spec.stage, spec.key, folder.parent, ["part"], {})
+    publish(cluster.store, spec.stage, spec.key, folder.parent, ["part"], {}, replace=spec.replace)
 
 
 def uid(cluster: Cluster, spec: JobSpec) -> str:
-    [job] = [job for job in cluster.server.objects("jobs") if job["metadata"]["name"] == job_name(spec.stage, spec.key)]
+    [job] = [job for job in cluster.server.objects("jobs") if job["metadata"]["name"] == cluster.name(spec)]
     return str(job["metadata"]["uid"])
 
 
@@ -237,6 +241,80 @@ def test_a_forced_stage_takes_the_place_of_a_job_that_is_over(cluster: Cluster) 
     assert uid(cluster, spec) != before
 
 
+def test_a_forced_stage_is_done_once_another_run_has_computed_it_anew(cluster: Cluster) -> None:
+    spec = spec_of()
+    commit(cluster, spec)
+    first, second = cluster.executor(cluster.waiting()), cluster.executor("exit 64")
+    cluster.run(first, spec)
+    cluster.until_running(first)
+    before = uid(cluster, spec)
+    forced = replace(spec, run="another", replace=True)
+    cluster.run(second, forced)
+    assert "computed by another run" in cluster.until(second, is_pending).says
+    commit(cluster, forced)
+    cluster.gate.touch()
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) == before
+
+
+def left_by(cluster: Cluster, executor: KubernetesExecutor, spec: JobSpec, phase: str) -> str:
+    """The uid of a Job whose controller stopped while it stood so."""
+    cluster.run(executor, spec)
+    cluster.until(executor, lambda news: isinstance(news, Condition) and news.phase == phase)
+    executor.stop()
+    return uid(cluster, spec)
+
+
+def test_a_job_that_cannot_start_is_made_anew_once_the_settings_are_corrected(cluster: Cluster) -> None:
+    spec = spec_of()
+    cluster.server.images = ["right:1"]
+    before = left_by(cluster, cluster.executor(image="wrong:1"), spec, "pending")
+    assert cluster.ended(cluster.executor(image="right:1"), spec).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) != before
+
+
+def test_a_job_in_a_queue_is_made_anew_for_another_queue(cluster: Cluster) -> None:
+    spec = spec_of()
+    before = left_by(cluster, cluster.executor(queue="wrong"), spec, "queued")
+    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) != before
+
+
+def test_a_job_whose_pod_runs_is_adopted_whatever_the_settings_are_now(cluster: Cluster) -> None:
+    spec = spec_of()
+    before = left_by(cluster, cluster.executor(cluster.waiting()), spec, "running")
+    second = cluster.executor(cluster.waiting(), image="other:1")
+    cluster.run(second, spec)
+    cluster.until_running(second)
+    cluster.gate.touch()
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) == before
+
+
+@pytest.mark.parametrize(("run", "image"), [("helper", "late:1"), ("another", "other:1")], ids=["same", "other run's"])
+def test_a_job_that_waits_is_adopted_from_the_same_settings_or_another_run(
+    cluster: Cluster, run: str, image: str
+) -> None:
+    spec = spec_of()
+    cluster.server.images = []
+    before = left_by(cluster, cluster.executor(image="late:1"), spec, "pending")
+    second = cluster.executor(image=image)
+    cluster.run(second, replace(spec, run=run))
+    cluster.until(second, is_pending)
+    cluster.server.images = None
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+    assert uid(cluster, spec) == before
+
+
+def test_the_same_stage_in_another_store_has_a_job_of_its_own(cluster: Cluster) -> None:
+    spec = spec_of()
+    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
+    commit(cluster, spec)
+    cluster.store = LocalStore(cluster.folder / "other")
+    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
+    assert len(cluster.server.objects("jobs")) == 2
+
+
 def test_a_job_that_is_being_deleted_is_waited_for_and_made_anew(cluster: Cluster) -> None:
     spec = spec_of()
     stubborn = f"trap '' TERM; {cluster.waiting()}"
@@ -245,7 +323,7 @@ def test_a_job_that_is_being_deleted_is_waited_for_and_made_anew(cluster: Cluste
     cluster.until_running(first)
     first.stop()
     before = uid(cluster, spec)
-    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    cluster.client.delete("jobs", cluster.name(spec))
     cluster.run(second, spec)
     waiting = cluster.until(second, is_pending)
     assert "being deleted" in waiting.says
@@ -274,7 +352,7 @@ def test_a_creation_whose_answer_was_lost_makes_one_job(cluster: Cluster) -> Non
 
 def test_a_job_of_that_name_that_is_not_ours_is_left_alone(cluster: Cluster) -> None:
     spec = spec_of()
-    cluster.client.create("jobs", plain_job(job_name(spec.stage, spec.key)))
+    cluster.client.create("jobs", plain_job(cluster.name(spec)))
     outcome = cluster.ended(cluster.executor(), spec)
     assert outcome.error is not None
     assert "radit did not make" in outcome.error["what"]
@@ -328,7 +406,7 @@ def test_a_job_that_is_deleted_by_hand_fails_its_stage_with_what_it_printed(clus
     cluster.run(executor, spec)
     cluster.until_running(executor)
     eventually(lambda: [one for one in executor._followers._followed.values() if one.lines])
-    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    cluster.client.delete("jobs", cluster.name(spec))
     outcome = cluster.outcome(executor)
     assert outcome.state is JobState.FAILED
     assert outcome.error is not None
@@ -341,7 +419,28 @@ def test_a_job_that_is_deleted_after_its_artifact_was_committed_has_succeeded(cl
     cluster.run(executor, spec)
     cluster.until_running(executor)
     commit(cluster, spec)
-    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    cluster.client.delete("jobs", cluster.name(spec))
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+
+
+def test_a_forced_stage_whose_job_is_deleted_is_not_done_with_the_old_artifact(cluster: Cluster) -> None:
+    spec, executor = spec_of(replace=True), cluster.executor(cluster.waiting())
+    commit(cluster, spec)
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    cluster.client.delete("jobs", cluster.name(spec))
+    outcome = cluster.outcome(executor)
+    assert outcome.error is not None
+    assert "was deleted" in outcome.error["what"]
+
+
+def test_a_forced_stage_whose_job_is_deleted_after_it_committed_has_succeeded(cluster: Cluster) -> None:
+    spec, executor = spec_of(replace=True), cluster.executor(cluster.waiting())
+    commit(cluster, spec)
+    cluster.run(executor, spec)
+    cluster.until_running(executor)
+    commit(cluster, spec)
+    cluster.client.delete("jobs", cluster.name(spec))
     assert cluster.outcome(executor).state is JobState.SUCCEEDED
 
 
@@ -360,7 +459,7 @@ def admin_delete_while_cut_off(cluster: Cluster, spec: JobSpec) -> None:
     server = cluster.server
     server.fail_next(1_000_000, 503, verb="watch")
     server.drop_watches()
-    cluster.client.delete("jobs", job_name(spec.stage, spec.key))
+    cluster.client.delete("jobs", cluster.name(spec))
     eventually(lambda: not server.objects("jobs"))
     server.compact()
     server.faults.clear()
@@ -414,12 +513,47 @@ def test_time_in_a_queue_is_not_counted(cluster: Cluster) -> None:
     assert cluster.outcome(executor).state is JobState.SUCCEEDED
 
 
+def test_a_job_that_is_deleted_and_does_not_go_is_named_after_the_timeout(cluster: Cluster) -> None:
+    spec = spec_of()
+    job = stage_job(spec, "x", cluster.settings("true", queue="team"), store_url=cluster.store.url)
+    job["metadata"]["finalizers"] = ["example.org/stuck"]
+    cluster.client.create("jobs", job)
+    cluster.client.delete("jobs", cluster.name(spec))
+    outcome = cluster.ended(cluster.executor(pending_timeout_s=1), spec)
+    assert outcome.error is not None
+    assert f"its Job {cluster.name(spec)}" in outcome.error["what"]
+    assert "not gone" in outcome.error["what"]
+    assert "--force" in outcome.error["todo"]
+
+
+def test_another_run_s_job_that_does_not_go_on_is_named_after_the_timeout(cluster: Cluster) -> None:
+    spec = spec_of()
+    left_by(cluster, cluster.executor(queue="team"), spec, "queued")
+    outcome = cluster.ended(cluster.executor(pending_timeout_s=1), replace(spec, run="another", replace=True))
+    assert outcome.error is not None
+    assert f"the Job {cluster.name(spec)} of run helper is in the way" in outcome.error["what"]
+    assert "waits in the queue team" in outcome.error["what"]
+    assert cluster.server.objects("jobs")
+
+
+def test_another_run_s_job_that_works_is_waited_for_as_long_as_it_takes(cluster: Cluster) -> None:
+    spec = spec_of()
+    left_by(cluster, cluster.executor(cluster.waiting()), spec, "running")
+    second = cluster.executor(pending_timeout_s=1)
+    cluster.run(second, replace(spec, run="another", replace=True))
+    cluster.until(second, is_pending)
+    began_s = time.monotonic()
+    eventually(lambda: time.monotonic() - began_s > 1.3)
+    cluster.gate.touch()
+    assert cluster.outcome(second).state is JobState.SUCCEEDED
+
+
 def resume(cluster: Cluster, spec: JobSpec) -> None:
     from tests.servers.kubernetes.resources import BY_KEY
 
     jobs = next(one for one in BY_KEY.values() if one.plural == "jobs")
     body = {"spec": {"suspend": False}}
-    name = job_name(spec.stage, spec.key)
+    name = cluster.name(spec)
     cluster.server.registry.patch(jobs, "default", name, body, "application/merge-patch+json", "")
 
 
@@ -459,7 +593,7 @@ def test_the_client_asks_for_what_the_table_of_permissions_says_and_for_nothing_
     assert cluster.outcome(executor).exit_code == 64
     executor.stop()
     assert cluster.ended(cluster.executor("true"), spec).state is JobState.SUCCEEDED
-    assert list(stage_log(cluster.client, spec.stage, spec.key)) == []
+    assert list(stage_log(cluster.client, cluster.store.url, spec.stage, spec.key)) == []
     told = {event["reason"]: event for event in cluster.server.objects("events") if event["reason"].startswith("Stage")}
     assert set(told) == {"StageFailed", "StageDone"}
     assert told["StageFailed"]["involvedObject"]["name"] == "radit-1"
@@ -491,7 +625,8 @@ def test_a_log_is_followed_from_before_the_pod_starts_until_the_job_ends(cluster
     cluster.until(executor, is_pending)
     lines: list[dict[str, Any]] = []
     follower = threading.Thread(
-        target=lambda: lines.extend(stage_log(cluster.client, spec.stage, spec.key, follow=True)), daemon=True
+        target=lambda: lines.extend(stage_log(cluster.client, cluster.store.url, spec.stage, spec.key, follow=True)),
+        daemon=True,
     )
     follower.start()
     eventually(lambda: cluster.server.n_watches() >= 4)
@@ -500,12 +635,12 @@ def test_a_log_is_followed_from_before_the_pod_starts_until_the_job_ends(cluster
     follower.join(20)
     wanted = [(None if shards == 1 else shard, text) for shard in range(shards) for text in ("one", "two")]
     assert sorted(((line.get("shard"), line["text"]) for line in lines), key=str) == sorted(wanted, key=str)
-    once_more = list(stage_log(cluster.client, spec.stage, spec.key))
+    once_more = list(stage_log(cluster.client, cluster.store.url, spec.stage, spec.key))
     assert [(line.get("shard"), line["text"]) for line in once_more] == wanted
 
 
 def test_the_log_of_a_job_that_is_not_there_is_empty(cluster: Cluster) -> None:
-    assert list(stage_log(cluster.client, "split", "0123456789", follow=True)) == []
+    assert list(stage_log(cluster.client, cluster.store.url, "split", "0123456789", follow=True)) == []
 
 
 def test_cancel_deletes_the_controller_first_and_waits_until_the_pods_are_gone(cluster: Cluster) -> None:
@@ -518,9 +653,9 @@ def test_cancel_deletes_the_controller_first_and_waits_until_the_pods_are_gone(c
     cluster.client.create(
         "jobs", plain_job("controller", {**labels, "app.kubernetes.io/component": "controller"}, cluster.waiting())
     )
-    assert cancel(cluster.client, "helper") == ["controller", job_name(spec.stage, spec.key)]
+    assert cancel(cluster.client, "helper") == ["controller", cluster.name(spec)]
     left = [job["metadata"]["name"] for job in cluster.server.objects("jobs")]
-    assert left == [job_name(done.stage, done.key)]
+    assert left == [cluster.name(done)]
     assert not [pod for pod in cluster.server.objects("pods") if pod["status"]["phase"] in ("Pending", "Running")]
     assert cluster.outcome(executor).state is JobState.FAILED
 

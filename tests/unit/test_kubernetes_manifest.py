@@ -203,13 +203,32 @@ def test_pods_keep_to_the_restricted_standard(component: str) -> None:
 
 def test_a_stage_is_one_command_whose_name_comes_from_what_it_computes() -> None:
     job = render(MINIMAL, "finetune_lm")
-    assert job["metadata"]["name"] == job_name("finetune_lm", KEY) == "radit-finetune-lm-0123456789"
+    assert job["metadata"]["name"] == job_name("finetune_lm", KEY, "s3://bucket/prefix")
+    assert re.fullmatch("radit-finetune-lm-[0-9a-f]{10}", job["metadata"]["name"])
     assert "namespace" not in job["metadata"]
     assert container(job)["command"] == ["radit"]
     assert container(job)["args"] == [
         *("stage", "finetune_lm", "--spec", "runs/my-run/jobs/finetune_lm.json", "--store", "s3://bucket/prefix")
     ]
     assert job == render(MINIMAL, "finetune_lm")  # again the same
+
+
+def test_the_same_work_for_another_place_has_another_name_however_the_place_is_reached() -> None:
+    name = job_name("index", KEY, "s3://bucket/prefix")
+    assert job_name("index", KEY, "s3://bucket/prefix?endpoint_url=http://127.0.0.1:9000&region=x") == name
+    others = ["s3://bucket/prefix2", "s3://bucket", "s3://bucket2/prefix"]
+    assert len({name, *(job_name("index", KEY, url) for url in others), job_name("index", KEY[::-1], others[0])}) == 5
+
+
+@pytest.mark.parametrize(
+    "changed", [{"image": "fixed:1"}, {"queue": "other"}, {"profiles": {"cpu": {"memory_gib": 9}}}, {"retries": 9}]
+)
+def test_the_digest_changes_with_what_the_job_is_made_of_and_with_nothing_else(changed: dict[str, Any]) -> None:
+    def digest_of(plain: dict[str, Any]) -> str:
+        return str(render(plain)["metadata"]["annotations"]["radit-job.io/digest"])
+
+    assert digest_of(MINIMAL) == digest_of({"pending_timeout_s": 5, "context": "laptop", "namespace": "team"})
+    assert digest_of(MINIMAL) != digest_of(changed)
 
 
 def test_labels_find_the_job_and_annotations_hold_what_is_too_long_for_them() -> None:
@@ -231,7 +250,9 @@ def test_labels_find_the_job_and_annotations_hold_what_is_too_long_for_them() ->
         "radit-job.io/key": KEY,
         "radit-job.io/profile": "gpu",
         "radit-job.io/replace": "true",
+        "radit-job.io/digest": job["metadata"]["annotations"]["radit-job.io/digest"],
     }
+    assert "radit-job.io/digest" not in template["annotations"]
     assert "radit-job.io/replace" not in render(EVERYTHING)["metadata"]["annotations"]
     assert template["annotations"]["sidecar.istio.io/inject"] == "false"
 

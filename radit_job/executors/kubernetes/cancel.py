@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from radit_job.errors import ServiceError
 from radit_job.executors.kubernetes.client import KubernetesClient, Object
@@ -16,38 +16,49 @@ PATIENCE_S = 120.0  # pods get 30 s to end by themselves
 
 
 def cancel(
-    client: KubernetesClient, run: str, adopted: Collection[str] = (), *, patience_s: float = PATIENCE_S
+    client: KubernetesClient,
+    run: str,
+    adopted: Collection[str] = (),
+    *,
+    controllers: Collection[str] = (),
+    patience_s: float = PATIENCE_S,
 ) -> list[str]:
     """Delete a run's Jobs that are not over, and wait until they and their pods are gone; the names of the Jobs.
 
-    `adopted` names Jobs that it may have taken over from another run. A Job that another run took over from this one
-    is deleted, too: they compute the same. ServiceError where they are not gone after `patience_s`.
+    `controllers` names Jobs that go first: those of k8s/ do not bear the run's name. `adopted` names Jobs that it may
+    have taken over from another run. A Job that another run took over from this one is deleted, too: they compute the
+    same. ServiceError where they are not gone after `patience_s`.
     """
+    deleted: list[str] = []
+    for name in controllers:
+        job = client.get("jobs", name)
+        deleted += _delete_all(client, [job] if job else [], patience_s, field_selector=f"metadata.name={name}")
     ours = f"{MANAGED_BY_LABEL}={APPLICATION},{COMPONENT_LABEL}"
-    deleted = _delete_all(client, f"{ours}=controller,{RUN_LABEL}={run}", lambda job: True, patience_s)
+    selector = f"{ours}=controller,{RUN_LABEL}={run}"
+    deleted += _delete_all(client, client.list("jobs", selector)[0], patience_s, selector=selector)
 
     def is_of_the_run(job: Object) -> bool:
         metadata = job["metadata"]
         return metadata["labels"].get(RUN_LABEL) == run or metadata["name"] in adopted
 
-    return deleted + _delete_all(client, f"{ours}=stage", is_of_the_run, patience_s)
+    selector = f"{ours}=stage"
+    stages = [job for job in client.list("jobs", selector)[0] if is_of_the_run(job)]
+    return deleted + _delete_all(client, stages, patience_s, selector=selector)
 
 
-def _delete_all(
-    client: KubernetesClient, selector: str, is_meant: Callable[[Object], bool], patience_s: float
-) -> list[str]:
-    """Foreground deletion: a Job is gone when its pods are."""
-    jobs = [job for job in client.list("jobs", selector)[0] if is_meant(job) and not is_over(job)]
+def _delete_all(client: KubernetesClient, found: Iterable[Object], patience_s: float, **filters: str) -> list[str]:
+    """Delete those that are not over, in the foreground: a Job is gone when its pods are. `filters` find them again."""
+    jobs = [job for job in found if not is_over(job)]
     for job in jobs:
         client.delete("jobs", job["metadata"]["name"], uid=job["metadata"]["uid"])
     if jobs:
-        _wait_for_end(client, selector, {job["metadata"]["uid"] for job in jobs}, patience_s)
+        _wait_for_end(client, {job["metadata"]["uid"] for job in jobs}, patience_s, **filters)
     return [job["metadata"]["name"] for job in jobs]
 
 
-def _wait_for_end(client: KubernetesClient, selector: str, uids: set[str], patience_s: float) -> None:
+def _wait_for_end(client: KubernetesClient, uids: set[str], patience_s: float, **filters: str) -> None:
     changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
-    reflector = Reflector(client, "jobs", changes.put, selector=selector, keep=_only_metadata).start()
+    reflector = Reflector(client, "jobs", changes.put, keep=_only_metadata, **filters).start()
     present: dict[str, str] = {}  # uid -> name
     has_listed, until_s = False, time.monotonic() + patience_s
     try:

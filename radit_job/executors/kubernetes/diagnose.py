@@ -46,7 +46,7 @@ def condition_of(job: Object, pods: Sequence[Object], events: Sequence[Object]) 
             "failed; its pods are being stopped" if ending["type"] == "FailureTarget" else "done; its pods are ending"
         )
         return Condition("running", says, **counts)
-    n_running = sum(_is_running(pod) for pod in pods)
+    n_running = sum(is_running(pod) for pod in pods)
     if not n_running and _is_being_counted(job, pods):
         return Condition("running", "its pod has ended", **counts)
     obstacle = ""
@@ -178,7 +178,8 @@ def _shard(pod: Object) -> int | None:
     return int(index) if index is not None else None
 
 
-def _is_running(pod: Object) -> bool:
+def is_running(pod: Object) -> bool:
+    """Whether a pod is at work, and not being stopped."""
     return pod.get("status", {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
 
 

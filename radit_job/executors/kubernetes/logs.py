@@ -61,15 +61,18 @@ def read_lines(client: KubernetesClient, pod: str, *, patience_s: float | None =
         return
 
 
-def stage_log(client: KubernetesClient, stage: str, key: str, *, follow: bool = False) -> Iterator[Event]:
+def stage_log(
+    client: KubernetesClient, store_url: str, stage: str, key: str, *, follow: bool = False
+) -> Iterator[Event]:
     """What the pods of a stage's Job printed; those of a divided stage carry their `shard`.
 
     With `follow` it waits for pods that have not started, and goes on until the Job ends. Where no pod is left there
     is nothing: the store may have kept the last lines.
     """
-    selector = f"{JOB_NAME_LABEL}={job_name(stage, key)}"
+    job = job_name(stage, key, store_url)
+    selector = f"{JOB_NAME_LABEL}={job}"
     if follow:
-        yield from _Following(client, job_name(stage, key), selector).events()
+        yield from _Following(client, job, selector).events()
         return
     pods, _ = client.list("pods", selector)
     for pod in sorted(pods, key=pod_order):

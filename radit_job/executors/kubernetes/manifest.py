@@ -15,7 +15,7 @@ import yaml
 from radit_job.config.cluster import Kubernetes, Profile
 from radit_job.executors.kubernetes.patch import strategic_merge
 from radit_job.executors.kubernetes.pods import CONTAINER, CONTROLLER_CONTAINER, controller_pod, stage_pod
-from radit_job.hashing import digest
+from radit_job.hashing import digest, short
 from radit_job.jobs import JobSpec
 
 Object = dict[str, Any]
@@ -29,6 +29,7 @@ KEY_LABEL = "radit-job.io/key10"
 KEY_ANNOTATION = "radit-job.io/key"  # whole: 64 characters are one too many for a label
 REPLACE_ANNOTATION = "radit-job.io/replace"
 PROFILE_ANNOTATION = "radit-job.io/profile"
+DIGEST_ANNOTATION = "radit-job.io/digest"  # of the Job as it was asked for: the API server adds to it
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 APPLICATION = "radit-job"
 
@@ -39,9 +40,13 @@ _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9./_-][A-Za-z0-9 :./_-]*|-{1,2}[a-z][a-z
 TOLERATED_SHARDS = 0.1  # of all may fail before the others are stopped: what fails more often fails everywhere
 
 
-def job_name(stage: str, key: str) -> str:
-    """The name of a stage's Job, from what it computes: whoever wants the same work finds the same Job."""
-    return f"radit-{stage.replace('_', '-')}-{key[:10]}"
+def job_name(stage: str, key: str, store_url: str) -> str:
+    """The name of a stage's Job, from what it computes and where to: whoever wants the same work finds the same Job.
+
+    Of the store only its place counts: a laptop and a pod may reach one bucket by different endpoints.
+    """
+    place = store_url.partition("?")[0].rstrip("/")
+    return f"radit-{stage.replace('_', '-')}-{short(digest([place, key]))}"
 
 
 def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url: str) -> Object:
@@ -74,8 +79,11 @@ def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url:
         queue_labels[QUEUE_LABEL] = settings.queue
         # Kueue would suspend the Job itself; said here, it cannot run past a queue whose webhook is not there.
         job_spec["suspend"] = True
-    metadata = _metadata(job_name(spec.stage, spec.key), settings, {**labels, **queue_labels}, annotations)
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {**job_spec, "template": template}}
+    job_spec["template"] = template
+    annotations = {**annotations, DIGEST_ANNOTATION: digest([queue_labels, job_spec])}
+    name = job_name(spec.stage, spec.key, store_url)
+    metadata = _metadata(name, settings, {**labels, **queue_labels}, annotations)
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 
 def controller_objects(

@@ -13,11 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from radit_job.config.cluster import Kubernetes
-from radit_job.errors import ConfigError, RaditError, StageFailed
+from radit_job.errors import ConfigError, CorruptArtifact, RaditError, StageFailed
 from radit_job.executors.kubernetes.answers import AlreadyExists, ApiError, Conflict, QuotaFull
 from radit_job.executors.kubernetes.client import KubernetesClient, Object
-from radit_job.executors.kubernetes.diagnose import condition_of, deleted_outcome, failure_of_pending, outcome_of
-from radit_job.executors.kubernetes.manifest import COMPONENT_LABEL, MANAGED_BY_LABEL, REPLACE_ANNOTATION
+from radit_job.executors.kubernetes.diagnose import (
+    condition_of,
+    deleted_outcome,
+    failure_of_pending,
+    is_running,
+    outcome_of,
+)
+from radit_job.executors.kubernetes.manifest import REPLACE_ANNOTATION
+from radit_job.executors.kubernetes.standing import foreign_error, has_begun, in_the_way_error, is_ours, is_outdated
 from radit_job.executors.kubernetes.view import JOB_NAME_LABEL, View, is_going, is_over
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome
 from radit_job.store import ObjectStore
@@ -60,6 +67,8 @@ class Tracked:
         self._n_looks = 0  # at a Job that had the name already
         self._ask_at_s = 0.0  # when the watch should have told of the Job
         self._leaving_uid: str | None = None  # another Job of this name that must go first
+        self._stuck_since_s: float | None = None  # it is to go, and nothing of it runs
+        self._replaced = self._attempt() if spec.replace else None  # what is committed, and counts for nothing
         self._reviewed_s = -math.inf
         self._ended_s: float | None = None  # the Job failed, but how its pods ended is not told yet
 
@@ -96,9 +105,9 @@ class Tracked:
 
     def _create(self) -> None:
         there = self._view.jobs.get(self.name)
-        is_leaving = there is not None and there["metadata"]["uid"] == self._leaving_uid
-        if there is not None and is_leaving and (is_going(there) or not is_over(there)):
-            return  # the watch will tell
+        if there is not None and self._must_go(there):
+            self._limit_wait(there)  # the watch will tell of its end
+            return
         try:
             self._adopt(self._client.create("jobs", self._manifest))
         except AlreadyExists:
@@ -114,32 +123,57 @@ class Tracked:
         job = self._client.get("jobs", self.name)
         if job is None:
             self._look_again(AGAIN_S * self._n_looks)
-        elif not self._is_ours(job):
-            todo = f"Delete it (kubectl delete job {self.name}), or use another namespace."
-            self._fail(ConfigError(f"a Job {self.name} is there that radit did not make", todo=todo))
+        elif not is_ours(job, self._manifest):
+            self._fail(foreign_error(self.name))
         elif is_going(job):
             self._wait_for_end(job, "its Job of an earlier run is being deleted")
         elif not is_over(job):
-            if self.spec.replace and REPLACE_ANNOTATION not in job["metadata"].get("annotations", {}):
+            if is_outdated(job, self._manifest) and not has_begun(job, self._pods_now()):
+                self._delete(job)
+                self._wait_for_end(job, "its Job of other settings, which has not begun, is being deleted")
+            elif self.spec.replace and REPLACE_ANNOTATION not in job["metadata"].get("annotations", {}):
                 self._wait_for_end(job, "it is computed by another run, whose Job must end first")
             else:
                 self._adopt(job)
-        elif not self.spec.replace and self._is_committed():
+        elif self._is_committed():
             self._job, self.outcome = job, Outcome(JobState.SUCCEEDED, 0)
         else:
             self._delete(job)
             self._wait_for_end(job, "its Job of an earlier run is being deleted")
 
     def _wait_for_end(self, job: Object, why: str) -> None:
-        self._leaving_uid = job["metadata"]["uid"]
+        if job["metadata"]["uid"] != self._leaving_uid:
+            self._leaving_uid, self._stuck_since_s = job["metadata"]["uid"], None
         self.condition = Condition("pending", why, 0, self.spec.shards)
-        self._look_again(
-            min(LOOK_S, AGAIN_S * self._n_looks)
-        )  # only if the watch has not told of it by then: see _create
+        # Only if the watch has not told of it by then: see _create.
+        self._look_again(min(LOOK_S, AGAIN_S * self._n_looks))
+
+    def _must_go(self, job: Object) -> bool:
+        """Whether it is the Job that is waited for, and there is something to wait for."""
+        return job["metadata"]["uid"] == self._leaving_uid and (is_going(job) or not is_over(job))
+
+    def _limit_wait(self, job: Object) -> None:
+        """A Job that works may take its time; one that is stuck has as long as one that does not start."""
+        now_s, timeout_s = time.monotonic(), self._settings.pending_timeout_s
+        if not is_going(job) and any(is_running(pod) for pod in self._view.pods_of(job)):
+            self._stuck_since_s = None
+            return
+        self._stuck_since_s = self._stuck_since_s or now_s
+        waited_s = now_s - self._stuck_since_s
+        if timeout_s is None:
+            return
+        if waited_s < timeout_s:
+            self._look_again(timeout_s - waited_s + 0.01)
+            return
+        fresh = self._client.get("jobs", self.name)  # the news may be late
+        if fresh is not None and self._must_go(fresh):
+            self._fail(in_the_way_error(fresh, waited_s))
+        else:
+            self._look_again(LOOK_S)
 
     def _adopt(self, job: Object) -> None:
         self._job, self._is_seen, self._ask_at_s = job, False, time.monotonic() + LOOK_S
-        self._leaving_uid, self.waiting_since_s = None, None
+        self._leaving_uid, self._stuck_since_s, self.waiting_since_s = None, None, None
 
     def _delete(self, job: Object) -> None:
         with suppress(Conflict):  # somebody else has deleted it, and there is a new one
@@ -224,7 +258,7 @@ class Tracked:
         if fresh is None or fresh["metadata"]["uid"] != job["metadata"]["uid"] or is_over(fresh):
             self._look_again(LOOK_S)
             return
-        pods, _ = self._client.list("pods", f"{JOB_NAME_LABEL}={self.name}")
+        pods = self._pods_now()
         events = self._view.events_of(job)
         if condition_of(fresh, pods, events).phase != "pending":
             self.waiting_since_s = None
@@ -233,12 +267,19 @@ class Tracked:
         self._delete(job)
         self._fail(failure_of_pending(fresh, pods, events, waited_s))
 
-    def _is_ours(self, job: Object) -> bool:
-        labels, ours = job["metadata"].get("labels", {}), self._manifest["metadata"]["labels"]
-        return all(labels.get(name) == ours[name] for name in (MANAGED_BY_LABEL, COMPONENT_LABEL))
+    def _pods_now(self) -> list[Object]:
+        return self._client.list("pods", f"{JOB_NAME_LABEL}={self.name}")[0]
 
     def _is_committed(self) -> bool:
-        return find(self._store, self.spec.stage, self.spec.key) is not None
+        return self._attempt() not in (None, self._replaced)
+
+    def _attempt(self) -> str | None:
+        """Which attempt is committed; a manifest that cannot be read commits nothing."""
+        try:
+            manifest = find(self._store, self.spec.stage, self.spec.key)
+        except CorruptArtifact:
+            return None
+        return manifest.attempt if manifest else None
 
     def _fail(self, error: RaditError) -> None:
         self.outcome = Outcome(JobState.FAILED, error.exit_code, error.to_json())
