@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.errors import ConfigError, CorruptArtifact, RaditError, StageFailed
-from radit_job.jobs import WHOLE, JobSpec, Shard
+from radit_job.errors import ConfigError, CorruptArtifact, InputError, RaditError, StageFailed
+from radit_job.jobs import WHOLE, ArtifactRef, JobSpec, Shard
 from radit_job.observe.stage_output import StageOutput
 from radit_job.observe.usage import usage_since
 from radit_job.pipeline.catalog import CATALOG, StageRow
@@ -40,7 +40,7 @@ def run_stage(stage: str, spec_name: str, store_url: str) -> int:
     """Run one stage, or one shard of it, as its JobSpec says; returns the process's exit code.
 
     Environment: JOB_COMPLETION_INDEX, the shard's number, where the spec has several; RADIT_TRY, a name that all
-    shards of one try share, where the stage is to replace what is committed; RADIT_KEEP_SCRATCH_S, seconds between
+    processes of one try share, where the stage is to replace what is committed; RADIT_KEEP_SCRATCH_S, seconds between
     savings of the scratch folder; RADIT_TERMINATION_LOG, a file for the error; RADIT_IMAGE, for the result.
     """
     output = StageOutput(stage=stage)
@@ -99,11 +99,17 @@ def _shard(row: StageRow, spec: JobSpec) -> Shard:
     return Shard(int(number), spec.shards)
 
 
-def _try_of(spec: JobSpec, shard: Shard) -> str:
-    """What this try's parts are filed under, so that it reuses none of those that it shall replace."""
-    if not spec.replace or shard.count == 1:
+def _try_of(spec: JobSpec, shard: Shard, standing: Manifest | None) -> str:
+    """What this try's parts and scratch are filed under, so that it reuses none of what it shall replace.
+
+    A process alone that is told no name takes the attempt's that it replaces: killed and started again it goes on,
+    until it has committed.
+    """
+    if not spec.replace:
         return FIRST_TRY
     name = os.environ.get("RADIT_TRY", "")
+    if not name and shard.count == 1:
+        return standing.attempt if standing else "first"
     if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
         raise ConfigError(
             f"shards that replace an artifact must know which try they belong to, but it is {name!r}",
@@ -118,10 +124,14 @@ def _suffix(shard: Shard) -> str:
 
 
 def _run_and_commit(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard) -> None:
-    if not spec.replace and find(store, spec.stage, spec.key):
+    standing = _standing(store, spec)
+    if standing and not spec.replace:
         observe.log("already committed; nothing to do")
         return
-    nth_try = _try_of(spec, shard)
+    nth_try = _try_of(spec, shard, standing)
+    if standing and shard.count == 1 and read_result(store, standing).get("try") == nth_try:
+        observe.log("this try has committed already; nothing to do")  # and was killed before it could end
+        return
     if shard.count == 1:
         _compute(store, row, spec, shard, nth_try)
         return
@@ -134,9 +144,18 @@ def _run_and_commit(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Sha
         observe.log("all shards are there; the artifact is committed", attempt=manifest.attempt)
 
 
+def _standing(store: ObjectStore, spec: JobSpec) -> Manifest | None:
+    try:
+        return find(store, spec.stage, spec.key)
+    except CorruptArtifact:
+        if not spec.replace:
+            raise
+        return None
+
+
 def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth_try: str) -> None:
     started_s = time.time()
-    scratch_name = f"{spec.stage}/{spec.key}{_suffix(shard)}"
+    scratch_name = f"{spec.stage}/{spec.key}{f'-{nth_try}' if nth_try else ''}{_suffix(shard)}"
     work_name = f"{scratch_name}.work"  # on the store's own file system, where it can link files, and never saved
     store.drop_scratch(work_name)
     work = store.scratch(work_name)
@@ -147,7 +166,7 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
             counters = _call(row, store, spec, shard, fetched, out, scratch)
-            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s))
+            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try))
     finally:
         with suppress(RaditError):  # whatever went wrong before it is the one to tell
             store.drop_scratch(work_name)
@@ -172,18 +191,25 @@ def _call(
     if row.is_sharded:
         arguments["shard"] = shard
     for reference in spec.inputs:
-        arguments[reference.artifact] = _fetch(store, reference.stage, reference.key, reference.artifact, fetched)
+        arguments[reference.artifact] = _fetch(store, reference, fetched)
     if row.wants_lineage:
         arguments["lineage"] = [_lineage_entry(store, stage, key) for stage, key in spec.lineage]
     stage: StageFunction = importlib.import_module(f"radit_job.stages.{row.name}").run
     return stage(row.sees.model_validate(spec.config), **arguments)
 
 
-def _fetch(store: ObjectStore, stage: str, key: str, artifact: str, fetched: Path) -> Path:
-    manifest = _committed(store, stage, key)
-    folder = fetched / artifact
+def _fetch(store: ObjectStore, reference: ArtifactRef, fetched: Path) -> Path:
+    manifest = _committed(store, reference.stage, reference.key)
+    if manifest.digest_of(reference.artifact) != reference.digest:
+        # InputError: what a retry would read is no other.
+        raise InputError(
+            f"the input {reference.artifact} of {reference.stage} was replaced while this stage waited",
+            where=store.url,
+            todo="Run again.",
+        )
+    folder = fetched / reference.artifact
     folder.mkdir()
-    return fetch_artifact(store, manifest, artifact, folder)
+    return fetch_artifact(store, manifest, reference.artifact, folder)
 
 
 def _committed(store: ObjectStore, stage: str, key: str) -> Manifest:
@@ -214,11 +240,12 @@ def _check_written(row: StageRow, out: Path) -> None:
         raise StageFailed(f"the stage wrote no {' and no '.join(missing)}", where=row.name)
 
 
-def _result(spec: JobSpec, counters: dict[str, float], started_s: float) -> dict[str, Any]:
+def _result(spec: JobSpec, counters: dict[str, float], started_s: float, nth_try: str) -> dict[str, Any]:
     inputs = [
         {"artifact": item.artifact, "stage": item.stage, "key": item.key, "digest": item.digest} for item in spec.inputs
     ]
-    return {"run": spec.run, "counters": counters, "inputs": inputs, **usage_since(started_s)}
+    replaced = {"try": nth_try} if nth_try else {}
+    return {"run": spec.run, "counters": counters, "inputs": inputs, **replaced, **usage_since(started_s)}
 
 
 def _end_with_the_controller() -> None:

@@ -18,7 +18,7 @@ from radit_job.errors import CorruptArtifact, InputError
 from radit_job.hashing import digest_file
 from radit_job.jobs import ArtifactRef
 from radit_job.store import ObjectStore, open_store
-from radit_job.store.artifacts import FileEntry, digest_of, find, publish, withdraw
+from radit_job.store.artifacts import FileEntry, digest_of, find, publish, withdraw, withdraw_if_standing
 from radit_job.store.local import store_error
 from radit_job.store.objects import object_path
 from radit_job.store.parallel import in_parallel
@@ -234,10 +234,17 @@ def _source(
 
 
 def publish_source(store: ObjectStore, source: Source) -> None:
-    """Put copies of the files into the store, unless they are there; changes of the originals do not reach them."""
+    """Put copies of the files into the store, unless they are there; changes of the originals do not reach them.
+
+    InputError where a file is no longer what the key was made of.
+    """
+    wanted = source.reference.digest
     try:
-        if find(store, source.artifact, source.key) is not None:
+        standing = find(store, source.artifact, source.key)
+        if standing is not None and standing.digest_of(source.artifact) == wanted:
             return
+        if standing is not None:
+            withdraw_if_standing(store, standing)
     except CorruptArtifact:
         withdraw(store, source.artifact, source.key)
     scratch_name = f"{source.artifact}/{source.key}"
@@ -251,5 +258,9 @@ def publish_source(store: ObjectStore, source: Source) -> None:
             except OSError as error:
                 raise store_error(error, store.url, f"copy {file.name} into") from error
         result = {"seconds": 0.0, "inputs": []}
-        publish(store, source.artifact, source.key, folder, [source.artifact], result)
+        manifest, _ = publish(store, source.artifact, source.key, folder, [source.artifact], result)
         store.drop_scratch(scratch_name)
+    if manifest.digest_of(source.artifact) != wanted:
+        withdraw_if_standing(store, manifest)
+        changed = set(manifest.artifacts[source.artifact]) ^ set(source.entries)
+        raise InputError("changed while it was read", where=min(entry.path for entry in changed), todo="Run again.")

@@ -208,6 +208,16 @@ def damage(store: ObjectStore, manifest: Manifest) -> str | None:
     return None
 
 
+def withdraw_if_standing(store: ObjectStore, manifest: Manifest) -> bool:
+    """Take this commit back, unless another has taken its place; whether it was still there."""
+    with suppress(CorruptArtifact):  # what cannot be read is another's by now
+        standing = find(store, manifest.stage, manifest.key)
+        if standing is not None and standing.attempt == manifest.attempt:
+            withdraw(store, manifest.stage, manifest.key)
+            return True
+    return False
+
+
 def withdraw(store: ObjectStore, stage: str, key: str) -> None:
     """Take a commit back, and its shards' before it, or they would be joined again: the next run computes it anew."""
     for info in list(store.list(shards_prefix(stage, key))):
@@ -218,8 +228,8 @@ def withdraw(store: ObjectStore, stage: str, key: str) -> None:
 def fetch(store: ObjectStore, manifest: Manifest, artifact: str, folder: Path) -> Path:
     """Place the artifact's files below `folder`, verified; CorruptArtifact where one is not what was committed.
 
-    What is damaged is withdrawn, so that the next run computes it anew. The files must not be changed: those of a
-    folder store are the store's own.
+    What is damaged, read twice, is withdrawn, so that the next run computes it anew. The files must not be changed:
+    those of a folder store are the store's own.
     """
     entries = manifest.artifacts[artifact]
     if not entries:
@@ -234,12 +244,13 @@ def fetch(store: ObjectStore, manifest: Manifest, artifact: str, folder: Path) -
             return False
 
     damaged = [entry for entry, sound in zip(entries, in_parallel(is_sound, entries), strict=True) if not sound]
+    damaged = [entry for entry in damaged if not is_sound(entry)]  # it may have been the way here
     if damaged:
-        withdraw(store, manifest.stage, manifest.key)
+        withdrawn = withdraw_if_standing(store, manifest)
         raise CorruptArtifact(
             f"{artifact}/{damaged[0].path} is not what {manifest.stage} committed",
             where=f"{manifest.object_name(artifact, damaged[0])} in {store.url}",
-            todo="It is withdrawn; run again, and it is computed anew.",
+            todo="It is withdrawn; run again, and it is computed anew." if withdrawn else "It is replaced; run again.",
         )
     return folder
 

@@ -78,12 +78,7 @@ class S3Store:
         except StoreError as error:
             if _code(error) not in ("PreconditionFailed", "412"):
                 raise
-            try:
-                return self._transfers.wrote(key, writer)
-            except StoreError as unseen:
-                if _is_absent(unseen):  # another's, and deleted since
-                    return False
-                raise
+            return self._transfers.wrote(key, writer)  # not, where it is another's, and deleted since
         return True
 
     def upload(self, name: str, path: Path) -> str:

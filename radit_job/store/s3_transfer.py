@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from radit_job import observe
-from radit_job.store.s3_errors import code_of
+from radit_job.store.s3_errors import NOT_THERE, code_of
 
 PART_BYTES = 8 << 20  # a part must have 5 MiB at least
 MAX_PARTS = 10_000  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -90,8 +90,13 @@ class Transfers:
                 raise
 
     def wrote(self, key: str, writer: str) -> bool:
-        """Whether the object that stands there was written by `writer`."""
-        found = self.call("head_object", Key=key)
+        """Whether an object stands there that was written by `writer`."""
+        try:
+            found = self.call("head_object", Key=key)
+        except Exception as error:
+            if code_of(error.__cause__ or error) not in NOT_THERE:
+                raise
+            return False
         return bool(found.get("Metadata", {}).get(WRITER) == writer)
 
     def fetch(self, key: str, path: Path) -> str:

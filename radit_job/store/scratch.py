@@ -47,6 +47,9 @@ class MirroredScratch:
         self._store = store
         chosen = os.environ.get("RADIT_SCRATCH")
         self._root = Path(chosen) / local.name if chosen else local
+        self._saved: dict[
+            str, dict[Path, tuple[Look, SavedFile]]
+        ] = {}  # by name: how each file looked when it was saved
         self._one_at_a_time = threading.RLock()  # a stage's process saves from a thread of its own
 
     def open(self, name: str) -> Path:
@@ -82,6 +85,7 @@ class MirroredScratch:
     def drop(self, name: str) -> None:
         """Delete it here and in the store, the index first."""
         with self._one_at_a_time:
+            self._saved.pop(name, None)
             shutil.rmtree(self._folder(name), ignore_errors=True)
             self._generation_file(name).unlink(missing_ok=True)
             self._store.delete(_index_name(name))
@@ -90,17 +94,22 @@ class MirroredScratch:
     def _save(self, name: str, snapshot: Path) -> None:
         last = _files_of(self._store.read(_index_name(name)))
         kept = {(file.path, file.sha256): file for file in last}
+        before = self._saved.get(name, {})
 
-        def save(path: Path) -> SavedFile:
-            relative = path.relative_to(snapshot).as_posix()
-            known = kept.get((relative, digest_file(path)))
+        def save(path: Path, look: Look) -> SavedFile:
+            looked, known = before.get(path, (None, None))
+            if known is not None and looked == look and known in last:
+                return known  # a file is replaced by rename or grows: it looks different then
+            known = kept.get((path.as_posix(), digest_file(snapshot / path)))
             if known is not None:
                 return known
             target = f"scratch/{name}/files/{uuid.uuid4().hex}"
-            sha256 = self._store.upload(target, path)
-            return SavedFile(relative, target, path.stat().st_size, sha256)
+            sha256 = self._store.upload(target, snapshot / path)
+            return SavedFile(path.as_posix(), target, (snapshot / path).stat().st_size, sha256)
 
-        saved = [save(path) for path in sorted(snapshot.rglob("*")) if path.is_file()]
+        now = {path: (look, save(path, look)) for path, look in sorted(_look(snapshot).items())}
+        self._saved[name] = now
+        saved = [file for _, file in now.values()]
         if saved == last:
             return
         index = {"format": INDEX_FORMAT, "id": uuid.uuid4().hex, "files": [asdict(file) for file in saved]}
@@ -178,7 +187,8 @@ def _generation_of(index: bytes | None) -> str:
         return "unreadable"
 
 
-Seen = dict[Path, tuple[int, int, int]]  # path below the folder -> inode, bytes, time of change
+Look = tuple[int, int, int]  # inode, bytes, time of change
+Seen = dict[Path, Look]  # by the path below the folder
 
 
 def _link_all(folder: Path, snapshot: Path) -> bool:

@@ -31,6 +31,7 @@ from radit_job.store.artifacts import (
     shards_prefix,
 )
 from radit_job.store.objects import ObjectStore
+from radit_job.store.parallel import in_parallel
 
 FIRST_TRY = ""  # its parts outlive a Job: the next one goes on with them
 
@@ -96,7 +97,8 @@ def join(
     folder = _folder(stage, key, n_shards, nth_try)
     if sum(1 for _ in store.list(folder)) < n_shards:
         return None
-    parts = [find_part(store, stage, key, Shard(index, n_shards), nth_try) for index in range(n_shards)]
+    shards = [Shard(index, n_shards) for index in range(n_shards)]
+    parts = in_parallel(lambda shard: find_part(store, stage, key, shard, nth_try), shards)
     found = [part for part in parts if part is not None]
     if len(found) < n_shards:
         return None
@@ -135,13 +137,16 @@ def joined_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def attempts_of_parts(store: ObjectStore, stage: str, key: str) -> dict[str, str]:
     """Each part's attempt, by the part's name; one that cannot be read has none."""
-    found = {}
-    for info in store.list(shards_prefix(stage, key)):
+
+    def attempt_of(name: str) -> str | None:
         try:
-            found[info.name] = _parse(store.read(info.name) or b"", info.name).manifest.attempt
+            return _parse(store.read(name) or b"", name).manifest.attempt
         except CorruptArtifact:
-            continue
-    return found
+            return None
+
+    names = [info.name for info in store.list(shards_prefix(stage, key))]
+    found = zip(names, in_parallel(attempt_of, names), strict=True)
+    return {name: attempt for name, attempt in found if attempt is not None}
 
 
 def _folder(stage: str, key: str, n_shards: int, nth_try: str) -> str:

@@ -109,3 +109,27 @@ def test_a_manifest_that_leads_out_of_the_folder_is_refused(store: ObjectStore, 
     with pytest.raises(StoreError, match="no object's name"):
         committed.fetch(store, replace(manifest, artifacts={"chunks": (entry,)}), "chunks", tmp_path / "in")
     assert not (tmp_path / "outside").exists()
+
+
+def test_one_bad_read_withdraws_nothing(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = published(store, tmp_path)
+    download, spoiled = store.download, []
+
+    def spoil_the_first(name: str, path: Path) -> str:
+        sha256 = download(name, path)
+        spoiled.append(name)
+        return "sha256:0" if len(spoiled) == 1 else sha256
+
+    monkeypatch.setattr(store, "download", spoil_the_first)
+    committed.fetch(store, manifest, "chunks", tmp_path)
+    assert len(spoiled) == 2
+    assert committed.find(store, "ingest", "k1") == manifest
+
+
+def test_damage_does_not_withdraw_what_has_taken_its_place_since(store: ObjectStore, tmp_path: Path) -> None:
+    old = published(store, tmp_path)
+    store.delete(old.object_name("chunks", old.artifacts["chunks"][0]))
+    new, _ = committed.publish(store, "ingest", "k1", written(tmp_path / "b"), ["chunks"], {}, replace=True)
+    with pytest.raises(CorruptArtifact, match="It is replaced; run again"):
+        committed.fetch(store, old, "chunks", tmp_path)
+    assert committed.find(store, "ingest", "k1") == new

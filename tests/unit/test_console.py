@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from radit_job.pipeline.heartbeat import heartbeat
 from radit_job.pipeline.runs import RunRecord, save_run
-from radit_job.store import LocalStore
+from radit_job.store import LocalStore, open_store
+from tests.servers.seaweedfs import SeaweedFS
 
 
 def radit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -34,6 +36,8 @@ def radit(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         (["results", "nope"], 64, "no run 'nope'"),
         (["check", "small.yaml"], 65, "fail"),
         (["gc"], 0, "Nothing to delete"),
+        (["gc", "--older-than", "0"], 0, "Nothing to delete"),
+        (["gc", "--older-than", "-1"], 64, "--older-than"),
     ],
 )
 def test_one_short_message_and_the_right_code(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
@@ -65,3 +69,20 @@ def test_a_run_whose_controller_was_killed_is_cut_off_not_running(tmp_path: Path
     with store.hold("run-small"):
         assert "running" in radit("status", "small", folder=tmp_path).stdout
         assert radit("gc", folder=tmp_path).returncode == 75
+
+
+def test_gc_of_a_bucket_keeps_what_is_young_and_waits_for_runs_elsewhere(
+    tmp_path: Path, s3_environment: SeaweedFS
+) -> None:
+    url = s3_environment.store_url(f"bucket/{tmp_path.name}")
+    store = open_store(url)
+    name = "artifacts/index/0123456789abcdef/of-some-pod/index/vectors"
+    store.write(name, b"x")
+    arguments = ("gc", "--yes", "--store", url)
+    assert "Nothing to delete" in radit(*arguments, folder=tmp_path).stdout
+    with heartbeat(store, "elsewhere"):
+        done = radit(*arguments, "--older-than", "0", folder=tmp_path)
+        assert (done.returncode, "at work: elsewhere" in done.stderr) == (75, True)
+    assert store.read(name) == b"x"
+    assert radit(*arguments, "--older-than", "0", folder=tmp_path).returncode == 0
+    assert store.read(name) is None

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from radit_job import observe
+from radit_job import hashing, observe
 from radit_job.errors import ConfigError, CorruptArtifact, StoreError
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import damage, fetch, publish
@@ -181,6 +181,26 @@ def test_a_multipart_upload_whose_last_answer_is_lost_is_done(server: SeaweedFS,
         assert [info.n_bytes for info in store.list("big")] == [PART_BYTES + 1]
         assert len(completions) == 2
         assert sum(request.path.endswith("?uploads") for request in proxy.seen) == 1  # it was not sent again
+
+
+def test_a_multipart_upload_that_the_server_has_lost_begins_anew(
+    server: SeaweedFS, prefix: str, tmp_path: Path
+) -> None:
+    data = os.urandom(PART_BYTES + 1)
+    (tmp_path / "file").write_bytes(data)
+    completions: list[Request] = []
+
+    def lose_the_upload(request: Request, n_before: int) -> Answer | None:
+        if request.method != "POST" or "uploadId=" not in request.path:
+            return None
+        completions.append(request)
+        return Answer(404, "NoSuchUpload") if len(completions) == 1 else None
+
+    with spoiled(server, prefix, lose_the_upload) as (store, _):
+        digest = store.upload("big", tmp_path / "file")
+        assert len(completions) == 2
+        assert store.download("big", tmp_path / "back") == digest
+    assert (tmp_path / "back").read_bytes() == data
 
 
 def test_an_upload_that_fails_leaves_no_parts(server: SeaweedFS, prefix: str, tmp_path: Path) -> None:
@@ -448,6 +468,35 @@ def test_a_file_that_grows_while_it_is_saved_has_what_its_mark_vouches_for(
     first.keep_scratch("index/k")
     found = seen(machine("b").scratch("index/k"))
     assert int(found["mark"]) == 3 <= found["vectors"].count("row")
+
+
+def test_what_did_not_change_since_the_last_saving_is_not_read_again(
+    machine: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = machine("a")
+    folder = first.scratch("lm/k")
+    hashed: list[str] = []
+
+    def digest_file(path: Path) -> str:
+        hashed.append(path.name)
+        return hashing.digest_file(path)
+
+    monkeypatch.setattr("radit_job.store.scratch.digest_file", digest_file)
+    for name in ("one", "two"):
+        (folder / name).write_text(name)
+    first.keep_scratch("lm/k")
+    hashed.clear()
+    first.keep_scratch("lm/k")
+    assert hashed == []
+    with (folder / "two").open("a") as file:
+        file.write(" more")
+    first.keep_scratch("lm/k")
+    assert hashed == ["two"]
+    second = machine("b")
+    assert seen(second.scratch("lm/k")) == {"one": "one", "two": "two more"}
+    second.drop_scratch("lm/k")  # what another machine deleted is saved again, though it looks as before
+    first.keep_scratch("lm/k")
+    assert seen(machine("c").scratch("lm/k")) == {"one": "one", "two": "two more"}
 
 
 def test_saved_files_that_are_lost_mean_a_new_beginning(machine: Machines) -> None:

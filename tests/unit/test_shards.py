@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from radit_job.errors import CorruptArtifact, StageFailed
-from radit_job.jobs import Shard
-from radit_job.pipeline.collect import delete, unreferenced
+from radit_job.errors import CorruptArtifact, StageFailed, TryAgainError
+from radit_job.jobs import ArtifactRef, JobSpec, Shard
+from radit_job.pipeline.collect import delete, refuse_while_alive, unreferenced
+from radit_job.pipeline.heartbeat import heartbeat
+from radit_job.pipeline.names import spec_file
 from radit_job.pipeline.runs import RunRecord, StageRecord, save_run
 from radit_job.store import LocalStore, shards
 from radit_job.store import artifacts as committed
@@ -204,7 +209,62 @@ def test_gc_keeps_what_a_divided_stage_goes_on_from_and_what_it_committed(store:
     scratch = [f"{STAGE}/{KEY}", f"{STAGE}/{KEY}-1-of-2", f"{STAGE}/{KEY}-1-of-2.work", f"{STAGE}/gone-1-of-2"]
     for name in scratch:
         (store.scratch(name) / "file").write_text("x")
-    assert set(unreferenced(store)) == {f"scratch/{STAGE}/gone-1-of-2"}
+    assert set(unreferenced(store)) == {f"scratch/{name}" for name in scratch}
+    store.delete(committed.manifest_name(STAGE, KEY))  # not as a whole any more: a run goes on from its scratch
+    scratch_gone = {name for name in unreferenced(store) if name.startswith("scratch/")}
+    assert scratch_gone == {f"scratch/{STAGE}/gone-1-of-2"}
+
+
+def test_gc_keeps_what_is_young_and_all_that_belongs_to_it(store: LocalStore) -> None:
+    for name in ("one/old/predictions/x", "one/new/predictions/x", "two/old/predictions/x"):
+        store.write(f"artifacts/{STAGE}/{name}", b"x")
+        if "/old/" in name:
+            os.utime(Path(store.url, f"artifacts/{STAGE}/{name}"), (time.time() - 7200,) * 2)
+    assert set(unreferenced(store, grace_s=3600)) == {f"{STAGE}/two"}
+    assert set(unreferenced(store)) == {f"{STAGE}/one", f"{STAGE}/two"}
+
+
+def test_gc_keeps_what_a_rendered_job_reads_and_writes(store: LocalStore) -> None:
+    def describe(key: str, run: str = "r") -> None:
+        source = ArtifactRef("corpus", "corpus", f"source-of-{key}", "sha256:0")
+        spec = JobSpec(run, STAGE, 1, key, {}, (source,))
+        store.write(spec_file(run, STAGE, key), json.dumps(spec.to_json()).encode())
+        store.write(f"artifacts/{STAGE}/{key}/cutoff/predictions/x", b"x")
+        store.write(f"artifacts/corpus/source-of-{key}/cutoff/corpus/x", b"x")
+
+    describe("earlier")
+    os.utime(Path(store.url, spec_file("r", STAGE, "earlier")), (time.time() - 7200,) * 2)
+    record = RunRecord("r", "digest", "kubernetes", "2026-01-01T00:00:00Z")
+    save_run(store, record)
+    os.utime(Path(store.url, "runs/r/run.json"), (time.time() - 3600,) * 2)
+    describe("rendered")
+    describe("alone", run="never-run")
+    gone = {f"{STAGE}/earlier", "corpus/source-of-earlier"}  # the run has saved itself since without it
+    assert {name for name in unreferenced(store) if not name.endswith("/cutoff")} == gone
+    assert unreferenced(store, grace_s=3 * 3600) == {}
+
+
+@pytest.mark.parametrize("run", ["r", "begun"])  # the second has not saved itself yet
+def test_gc_refuses_while_a_run_gives_a_sign_of_life(store: LocalStore, run: str) -> None:
+    save_run(store, RunRecord("r", "digest", "kubernetes", "2026-01-01T00:00:00Z"))
+    refuse_while_alive(store)
+    with heartbeat(store, run), pytest.raises(TryAgainError, match=f"at work: {run}") as raised:
+        refuse_while_alive(store)
+    assert raised.value.exit_code == 75
+    refuse_while_alive(store)
+
+
+def test_a_late_joiner_reads_several_parts_at_a_time(tmp_path: Path) -> None:
+    both_read = threading.Barrier(2)
+
+    class Slow(LocalStore):
+        def read(self, name: str) -> bytes | None:
+            if "/shards/" in name:
+                both_read.wait(10)
+            return super().read(name)
+
+    publish_all(LocalStore(tmp_path / "store"), tmp_path, 2)
+    assert shards.join(Slow(tmp_path / "store"), STAGE, KEY, 2) is not None
 
 
 def test_a_manifest_names_an_attempt_only_where_it_is_not_its_own(store: LocalStore, tmp_path: Path) -> None:

@@ -138,3 +138,17 @@ def test_what_is_missing_in_a_bucket_is_named(folder: Path, bucket: tuple[str, s
     assert f"{place}/gone" in said and "nothing stands there" in said
     assert "nowhere: no such file" in said
     assert "2 files stand there" in said
+
+
+def test_a_file_that_changes_before_it_is_copied_is_not_put_under_the_old_content_s_key(folder: Path) -> None:
+    loaded = load_config(config_with(folder, ["papers"]))
+    store = LocalStore(folder / "store")
+    [source] = find_sources(loaded.config, loaded.folder)
+    (folder / "papers" / "a.pdf").write_text("edited")
+    with pytest.raises(InputError, match=r"a\.pdf: changed while it was read"):
+        publish_source(store, source)
+    assert find(store, "corpus", source.key) is None
+    (folder / "papers" / "a.pdf").write_text("papers/a.pdf")
+    publish_source(store, source)
+    manifest = find(store, "corpus", source.key)
+    assert manifest is not None and manifest.digest_of("corpus") == source.reference.digest

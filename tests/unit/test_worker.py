@@ -190,3 +190,53 @@ def test_a_long_error_is_cut_but_stays_json(text: str) -> None:
     assert {**said, "what": ""} == {**error, "what": ""}
     assert len(data) > TERMINATION_BYTES - 20 or not text
     assert len(shortened({**error, "where": text, "todo": text}, TERMINATION_BYTES)) <= TERMINATION_BYTES
+
+
+def test_an_input_that_was_replaced_meanwhile_is_refused(store: LocalStore, spec: JobSpec) -> None:
+    chunks, questions = spec.inputs
+    code, events = run(store, replace(spec, inputs=(replace(chunks, digest="sha256:0"), questions)))
+    assert code == 65  # which Kubernetes does not retry
+    assert events[-1]["what"] == "the input chunks of ingest was replaced while this stage waited"
+    assert committed.find(store, spec.stage, spec.key) is None
+
+
+@pytest.mark.parametrize("environment", [{"RADIT_TRY": "uid-2"}, {}])
+def test_a_forced_stage_goes_on_from_nothing_that_it_shall_replace(
+    store: LocalStore, spec: JobSpec, environment: dict[str, str]
+) -> None:
+    """As if the tries before it had died between their commit and the end of their scratch folder."""
+    run(store, spec)
+    first = manifest_of(store, spec)
+    forced = replace(spec, replace=True)
+    run(store, forced, RADIT_TRY="uid-1")
+    second = manifest_of(store, spec)
+    assert first.attempt != second.attempt
+    names = [f"generate/{spec.key}{end}" for end in ("", "-uid-1", f"-{first.attempt}")]
+    for name in names:
+        (store.scratch(name) / "out-questions").write_text("a file where the stage makes a folder")
+    waiting = Path(store.url, committed.manifest_name("ingest", "k"))
+    content = waiting.read_bytes()
+    waiting.unlink()
+    os.mkfifo(waiting)
+    process = start(store, forced, **environment)
+    with waiting.open("wb") as file:  # opens when the worker reads it: now it is in the middle of its work
+        folders = {path.name for path in Path(store.url, "scratch", "generate").iterdir()}
+        file.write(content)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    ours = f"{spec.key}-{environment.get('RADIT_TRY', second.attempt)}"
+    assert folders - {Path(name).name for name in names} == {ours, f"{ours}.work"}
+    assert manifest_of(store, spec).attempt not in (first.attempt, second.attempt)
+
+
+def test_a_try_that_has_committed_is_not_computed_again(store: LocalStore, spec: JobSpec) -> None:
+    run(store, spec)
+    forced = replace(spec, replace=True)
+    run(store, forced, RADIT_TRY="uid-1")
+    done = manifest_of(store, spec)
+    code, events = run(store, forced, RADIT_TRY="uid-1")  # the pod was killed between its commit and its end
+    assert code == 0
+    assert [event["message"] for event in events] == ["this try has committed already; nothing to do"]
+    assert manifest_of(store, spec) == done
+    run(store, forced, RADIT_TRY="uid-2")
+    assert manifest_of(store, spec).attempt != done.attempt
