@@ -41,11 +41,12 @@ run: $(READY) ## the quickstart: install, run every stage, print the table
 test: $(DEV) ## all tests that need no cluster
 	$(BIN)/python -m pytest
 
-check: $(DEV) ## style, types, and the floors of the house
+check: $(DEV) ## style, types, the floors of the house, and the Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 image: ## the container image, as radit-job:VERSION and radit-job:latest
 	$(NEED_ENGINE)
