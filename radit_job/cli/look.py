@@ -81,7 +81,7 @@ def logs(
 
     opened = open_at(store)
     check_stage(stage)
-    record = require_run(opened, run)
+    record = _once_started(opened, run, stage) if follow else require_run(opened, run)
     n_printed = 0
     if record.executor == "kubernetes":
         for event in _pod_events(opened.url, record, stage, context, namespace, follow=follow):
@@ -95,6 +95,18 @@ def logs(
     if not n_printed:
         state = require_run(opened, run).stages[stage].status
         typer.echo(f"{stage} printed nothing in run {run}: it is {state}.", err=True)
+
+
+def _once_started(store: ObjectStore, run: str, stage: str) -> RunRecord:
+    """The run's record, once the stage has begun, or the run has ended without it."""
+    from radit_job.pipeline.runs import is_cut_off, require_run
+
+    while True:
+        record = require_run(store, run)
+        is_to_come = record.stages[stage].status == "waiting" and record.status == "running"
+        if not is_to_come or is_cut_off(store, record):
+            return record
+        time.sleep(WATCH_INTERVAL_S)
 
 
 def _pod_events(

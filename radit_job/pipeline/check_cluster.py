@@ -10,7 +10,10 @@ from radit_job.config.cluster import Profile
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.executors.kubernetes.client import KubernetesClient, connect
+from radit_job.executors.kubernetes.manifest import stage_job
 from radit_job.executors.kubernetes.permissions import missing
+from radit_job.jobs import JobSpec, Resources
+from radit_job.pipeline.catalog import StageRow
 from radit_job.pipeline.check import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
 from radit_job.store import ObjectStore
@@ -32,10 +35,14 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
         client = connect(settings.context, settings.namespace, patience_s=PATIENCE_S)
         lacking = missing(client)
         clients.append(client)
+        if not lacking:
+            for row in needed_rows(config):
+                client.try_to_create("jobs", stage_job(_sample(row), "sample", settings, store_url=store.url))
         if lacking:
             todo = "Apply the Role in k8s/base, or ask who administers the namespace."
             raise ConfigError(f"you may not {'; '.join(lacking)}", where=f"namespace {client.namespace}", todo=todo)
-        return Finding("cluster", "ok", f"namespace {client.namespace}: every verb that a run needs is allowed")
+        says = f"namespace {client.namespace}: every verb that a run needs is allowed, its Jobs would be accepted"
+        return Finding("cluster", "ok", says)
 
     yield from attempt("cluster", access)
     yield from _local_models(config)
@@ -46,6 +53,11 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
     for name, profile in sorted(used.items()):
         yield from _references(clients[0], name, profile)
         yield from _nodes(clients[0], name, profile)
+
+
+def _sample(row: StageRow) -> JobSpec:
+    """A job of the stage that nobody will run."""
+    return JobSpec("check", row.name, row.version, "0" * 64, {}, (), resources=Resources(row.memory_gib, row.is_heavy))
 
 
 def _local_models(config: Config) -> Iterator[Finding]:
@@ -82,7 +94,8 @@ def _references(client: KubernetesClient, name: str, profile: Profile) -> Iterat
         elif client.get(resource, str(wanted)) is not None:
             yield Finding(subject, "ok", f"{kind} {wanted} exists")
         elif source.optional:
-            yield Finding(subject, "ok", f"there is no {kind} {wanted}, and pods start without it")
+            says = f"there is no {kind} {wanted}: pods start without what it would give them (credentials, endpoint)"
+            yield Finding(subject, "warn", says)
         else:
             todo = "Create it, or write optional: true where env_from names it."
             error = ConfigError(f"there is no {kind} {wanted}", where=f"namespace {client.namespace}", todo=todo)

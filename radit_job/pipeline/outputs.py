@@ -68,7 +68,8 @@ def error_of(stage: str, outcome: Outcome, *, had_retries: bool) -> RaditError:
             return StageFailed(error.what, where=error.where, todo=error.todo)
         return error
     if outcome.state is JobState.SUCCEEDED:
-        return StageFailed("its process ended well but committed nothing", where=stage, todo=f"See {outcome.log}.")
+        todo = f"See {outcome.log}." if outcome.log else "Run again."
+        return StageFailed("its process ended well but committed nothing", where=stage, todo=todo)
     code = outcome.exit_code or 0
     if code in (-9, 137):
         return StageFailed(

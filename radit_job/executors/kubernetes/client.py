@@ -7,12 +7,12 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from radit_job.errors import ConfigError, ServiceError
-from radit_job.executors.kubernetes.answers import ApiError, Gone
+from radit_job.executors.kubernetes.answers import AlreadyExists, ApiError, Gone
 from radit_job.executors.kubernetes.transport import PATIENCE_S, Request, Session, Stopper, Transport
 
 Object = dict[str, Any]
@@ -61,6 +61,15 @@ class KubernetesClient:
         return self._transport.json(
             self._request("POST", "create", resource, title=name, body=body, patience_s=patience_s)
         )
+
+    def try_to_create(self, resource: str, body: Object) -> None:
+        """Ask the server whether it would create an object: namespace, schema and admission are checked, no more."""
+        name = body.get("metadata", {}).get("name", "")
+        dry_run = {"dryRun": "All"}
+        with suppress(AlreadyExists):
+            self._transport.json(
+                self._request("POST", "create", resource, title=f"{name} (dry run)", body=body, query=dry_run)
+            )
 
     def get(self, resource: str, name: str) -> Object | None:
         """An object, or None where there is none."""

@@ -70,8 +70,7 @@ def error_of_pod(pod: Object, whose: Whose) -> tuple[RaditError, int | None]:
         return ConfigError(f"its container could not start: {said}", where=whose.stage, todo=todo), code
     told = _told(str(ended.get("message", "")))
     if isinstance(told, dict):
-        error = error_from_json(told)
-        return type(error)(error.what, where=error.where or whose.stage, todo=error.todo), code
+        return _in_the_pod(error_from_json(told), whose), code
     disruption = _condition(pod, "DisruptionTarget")
     if disruption is not None:
         return _disrupted(disruption, whose), code
@@ -81,6 +80,16 @@ def error_of_pod(pod: Object, whose: Whose) -> tuple[RaditError, int | None]:
         said = shortened(f"{status['reason']}: {status.get('message', '')}")
         return StageFailed(f"its node refused the pod: {said}", where=whose.stage, todo="Run again."), code
     return _by_code(code, told, whose), code
+
+
+def _in_the_pod(error: RaditError, whose: Whose) -> RaditError:
+    """The stage's own word; where a service refused it, say whose environment that was: not the reader's."""
+    if not isinstance(error, ServiceError):
+        return type(error)(error.what, where=error.where or whose.stage, todo=error.todo)
+    where = f"in the pod of {whose.stage}" + (f", {error.where}" if error.where else "")
+    hint = "Pods take their environment from kubernetes.env_from: by default the Secret radit-s3 and the ConfigMap "
+    hint += "radit-settings."
+    return type(error)(error.what, where=where, todo=f"{error.todo} {hint}" if error.todo else hint)
 
 
 def terminated(pod: Object) -> Object:
