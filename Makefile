@@ -32,6 +32,14 @@ NEED_ENGINE  = $(call need,$(ENGINE),docker (https://docs.docker.com/engine/inst
 NEED_KIND    = $(call need,kind,https://kind.sigs.k8s.io/docs/user/quick-start/#installation)
 NEED_KUBECTL = $(call need,kubectl,https://kubernetes.io/docs/tasks/tools/#kubectl)
 
+# What the cluster tests take from the environment (docs/cluster.md), unless it is set. A network of kind has an
+# IPv6 gateway, too; the tests' server listens on the other.
+E2E_SETTINGS = image=radit-job:latest; host=; \
+  case "$$(kubectl config current-context 2>/dev/null)" in kind-*) image=$(KIND_IMAGE); \
+    host=$$($(ENGINE) network inspect kind 2>/dev/null | sed -n '/"[Gg]ateway": "[0-9.]*"/{s/.*"[Gg]ateway": "\([0-9.]*\)".*/\1/p;q;}');; \
+  esac; \
+  export RADIT_TEST_IMAGE="$${RADIT_TEST_IMAGE:-$$image}" RADIT_TEST_HOST="$${RADIT_TEST_HOST:-$$host}"
+
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
@@ -87,8 +95,9 @@ kind-down: ## delete that cluster, with all that is in it
 e2e: ## the cluster tests, against the kubeconfig's current context, a namespace per test
 	$(NEED_KUBECTL)
 	@kubectl version --request-timeout=10s >/dev/null || { echo "make e2e needs a cluster: the current context does not answer; make kind-up makes one" >&2; exit 1; }
+	@$(E2E_SETTINGS); [ -n "$$RADIT_TEST_HOST" ] || { echo "make e2e needs RADIT_TEST_HOST, the address of this machine as pods see it; for kind with docker, the gateway that docker network inspect kind shows" >&2; exit 1; }
 	@$(MAKE) $(DEV)
-	$(BIN)/python -m pytest -m cluster
+	@$(E2E_SETTINGS); echo "the image $$RADIT_TEST_IMAGE, this machine at $$RADIT_TEST_HOST"; $(BIN)/python -m pytest -m cluster
 
 handbook: $(READY) ## render the quickstart's document again
 	$(BIN)/python examples/quickstart/render.py

@@ -39,7 +39,7 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
             for row in needed_rows(config):
                 client.try_to_create("jobs", stage_job(_sample(row), "sample", settings, store_url=store.url))
         if lacking:
-            todo = "Apply the Role in k8s/base, or ask who administers the namespace."
+            todo = "k8s/base/role.yaml has what a run needs; whoever administers the namespace can bind it to you."
             raise ConfigError(f"you may not {'; '.join(lacking)}", where=f"namespace {client.namespace}", todo=todo)
         says = f"namespace {client.namespace}: every verb that a run needs is allowed, its Jobs would be accepted"
         return Finding("cluster", "ok", says)

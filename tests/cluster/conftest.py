@@ -1,7 +1,7 @@
 """A namespace for each test, on the small API server of the tests and, with `-m cluster`, on a real cluster.
 
 The real one is the current kubeconfig's. Its nodes have the image RADIT_TEST_IMAGE (radit-job:latest), and its pods
-reach this machine at RADIT_TEST_HOST, where the tests start an S3 server of their own.
+reach this machine at RADIT_TEST_HOST, where the tests start an S3 server of their own. docs/cluster.md says more.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import threading
 import time
 import uuid
@@ -399,6 +400,7 @@ def test_dropped_watches_and_a_forgotten_history_lose_no_outcome(cluster: Cluste
     cluster.gate.touch()
     cluster.server.start()
     assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    assert cluster.server.count("list", "jobs") == 2
 
 
 def test_a_job_that_is_deleted_by_hand_fails_its_stage_with_what_it_printed(cluster: Cluster) -> None:
@@ -476,6 +478,10 @@ def test_a_pod_that_cannot_start_fails_after_the_timeout_and_its_job_is_deleted(
     assert outcome.state is JobState.FAILED
     assert outcome.error is not None
     assert time.monotonic() - began_s >= 1
+    what, todo = outcome.error["what"], outcome.error["todo"]
+    assert re.match(r"did not start within \d+ s: the image radit-job:latest cannot be pulled: .*not found$", what)
+    assert todo.endswith("or correct kubernetes.image or kubernetes.profiles.cpu.image.")
+    assert outcome.error["type"] == "ConfigError"
     eventually(lambda: not cluster.server.objects("jobs"))
 
 

@@ -143,6 +143,8 @@ def test_the_controller_is_what_the_code_would_start(folder: str) -> None:
         assert own_labels.items() <= metadata["labels"].items()
         assert "radit-job.io/run" not in metadata["labels"]
     assert _rules(here) == _rules(there)
+    for name in ("backoffLimit", "podReplacementPolicy"):
+        assert here["spec"][name] == there["spec"][name]
     pod, other = here["spec"]["template"]["spec"], there["spec"]["template"]["spec"]
     assert pod["securityContext"].items() <= other["securityContext"].items()
     for name in ("restartPolicy", "terminationGracePeriodSeconds", "enableServiceLinks"):
@@ -150,11 +152,21 @@ def test_the_controller_is_what_the_code_would_start(folder: str) -> None:
     container, wanted = pod["containers"][0], other["containers"][0]
     assert container["securityContext"] == wanted["securityContext"]
     assert _references(container) == _references(wanted)
-    assert {one["name"] for one in wanted["env"]} - {one["name"] for one in container["env"]} <= {
-        "HOME",  # the image's own
-        "PYTHONUNBUFFERED",
-        "RADIT_IMAGE",  # in radit-settings
-    }
+    elsewhere = {"HOME", "PYTHONUNBUFFERED", "RADIT_IMAGE"}  # the image's own; the last is in radit-settings
+    assert container["env"] == [one for one in wanted["env"] if one["name"] not in elsewhere]
+    assert container["terminationMessagePolicy"] == wanted["terminationMessagePolicy"]
+    assert container["resources"] == CONTROLLER_RESOURCES
+    assert container["volumeMounts"] == sorted(wanted["volumeMounts"], key=lambda mount: mount["name"])
+    assert pod["volumes"] == [
+        {"name": "config", "configMap": {"name": "radit-config"}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
+    ]
+
+
+CONTROLLER_RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "512Mi", "ephemeral-storage": "1Gi"},
+    "limits": {"memory": "1Gi", "ephemeral-storage": "4Gi"},
+}
 
 
 def _rules(job: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -238,22 +250,39 @@ def test_the_configuration_and_the_arguments_are_ones_that_radit_takes(folder: s
         assert (ROOT / str(name).removeprefix("/opt/radit/")).is_file(), name
 
 
+def _out(pods: dict[str, Any], *rules: dict[str, Any]) -> dict[str, Any]:
+    return {"podSelector": pods, "policyTypes": ["Egress"], "egress": list(rules)}
+
+
+def _tcp(*ports: int) -> list[dict[str, Any]]:
+    return [{"protocol": "TCP", "port": port} for port in ports]
+
+
+KUBE_SYSTEM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
+NOT_METADATA = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}
+CONTROLLER_PODS = {"matchLabels": {"app.kubernetes.io/component": "controller"}}
+MINIO_PODS = {"matchLabels": {"app.kubernetes.io/name": "minio"}}
+POLICIES = {
+    "default-deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+    "dns": _out({}, {"to": [KUBE_SYSTEM], "ports": [{"protocol": "UDP", "port": 53}, *_tcp(53)]}),
+    "https": _out({}, {"to": [NOT_METADATA, {"ipBlock": {"cidr": "::/0"}}], "ports": _tcp(443)}),
+    "api-server": _out(CONTROLLER_PODS, {"ports": _tcp(443, 6443)}),
+}
+MINIO_POLICIES = {
+    "s3-endpoint": _out({}, {"to": [{"podSelector": MINIO_PODS}], "ports": _tcp(9000)}),
+    "minio": {
+        "podSelector": MINIO_PODS,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {}}], "ports": _tcp(9000)}],
+    },
+}
+
+
 @needs_kubectl
 @each_folder
 def test_nothing_is_let_in_or_out_but_what_is_named(folder: str) -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in rendered(folder) if one["kind"] == "NetworkPolicy"}
-    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    opened = {
-        name: {port["port"] for rule in spec.get("egress", []) for port in rule["ports"]}
-        for name, spec in policies.items()
-    }
-    minio = {"s3-endpoint": {9000}} if folder == "overlays/kind" else {}
-    assert {name: ports for name, ports in opened.items() if ports} == {
-        "dns": {53},
-        "https": {443},
-        "api-server": {443, 6443},
-        **minio,
-    }
+    assert policies == (POLICIES | MINIO_POLICIES if folder == "overlays/kind" else POLICIES)
     template = controller_of(folder)["spec"]["template"]["metadata"]["labels"]
     assert policies["api-server"]["podSelector"]["matchLabels"].items() <= template.items()
 
@@ -297,7 +326,7 @@ def test_the_policies_in_the_cluster_page_are_ones_that_can_be_pasted() -> None:
 
 def test_every_make_target_and_file_that_the_cluster_page_names_is_there() -> None:
     page, makefile = (ROOT / "docs/cluster.md").read_text(), (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([a-z][a-z-]*)", page)):
+    for target in set(re.findall(r"\bmake ([a-z][a-z0-9-]*)", page)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for name in set(re.findall(r"\bk8s/[\w./-]*", page)):
         assert name.startswith("k8s/overlays/mine") or (ROOT / name.rstrip(".")).exists(), name

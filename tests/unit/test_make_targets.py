@@ -164,3 +164,50 @@ def test_e2e_needs_a_cluster_that_answers(bench: Bench) -> None:
     bench.has("kubectl", "echo connection refused >&2; exit 1")
     done = bench.run("make", "e2e")
     assert done.returncode != 0 and "current context does not answer" in done.stderr
+
+
+KIND_NETWORK = """
+[{"IPAM": {"Config": [
+  {
+    "Gateway": "fc00:f853:ccd:e793::1"
+  },
+  {
+    "Gateway": "172.18.0.1"
+  }
+]}}]
+"""
+
+
+@pytest.fixture
+def e2e(bench: Bench) -> Bench:
+    """An environment that is ready, whose Python tells what the tests are given."""
+    (bench.folder / ".venv/bin").mkdir(parents=True)
+    (bench.folder / ".venv/bin/python").symlink_to(bench.folder / "bin/python")
+    for name in ("constraints.txt", ".venv/.ready", ".venv/.ready-dev"):
+        (bench.folder / name).touch()
+    bench.has("python", 'echo "$RADIT_TEST_IMAGE at $RADIT_TEST_HOST"')
+    return bench
+
+
+@pytest.mark.parametrize(
+    ("context", "settings", "told"),
+    [
+        ("kind-radit", [], "localhost/radit-job:kind at 172.18.0.1"),
+        ("kind-radit", ["RADIT_TEST_IMAGE=a:1", "RADIT_TEST_HOST=10.0.0.1"], "a:1 at 10.0.0.1"),
+        ("mine", ["RADIT_TEST_HOST=10.0.0.1"], "radit-job:latest at 10.0.0.1"),
+    ],
+)
+def test_e2e_tells_the_tests_the_image_and_the_host(e2e: Bench, context: str, settings: list[str], told: str) -> None:
+    e2e.has("kubectl", f"echo {context}")
+    e2e.has("docker", f"cat <<'END'{KIND_NETWORK}END\n")
+    done = e2e.run("make", "e2e", *settings)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout.splitlines()
+    assert e2e.calls()[-1] == "python -m pytest -m cluster"
+
+
+def test_e2e_on_another_cluster_needs_to_be_told_the_host(e2e: Bench) -> None:
+    e2e.has("kubectl", "echo mine")
+    done = e2e.run("make", "e2e")
+    assert done.returncode != 0 and "needs RADIT_TEST_HOST" in done.stderr
+    assert not [call for call in e2e.calls() if call.startswith("python")]

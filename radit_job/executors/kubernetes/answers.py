@@ -68,7 +68,9 @@ def error_of(code: int, answer: dict[str, Any], *, verb: str, what: str, namespa
     if code == 410 or _is_version_ahead(answer):
         return Gone(f"{task}: {said}", status=code)
     if code == 404 and verb == "create":
-        todo = f"Is there a namespace {namespace}? `kubectl apply -k k8s/base` makes one for radit."
+        todo = (
+            f"Is there a namespace {namespace}? `kubectl apply -f k8s/base/namespace.yaml` makes the namespace radit."
+        )
         return ConfigError(f"{task}: {said}", where=where, todo=todo)
     if code == 422:
         todo = "Change the section kubernetes of the configuration; `radit render` shows what it becomes."
@@ -97,8 +99,8 @@ def _forbidden(said: str, task: str, verb: str, what: str, namespace: str) -> Ra
     if "being terminated" in said:
         return ApiError(f"{task}: {said}", todo="Wait until the namespace is gone, and create it anew.", status=403)
     todo = (
-        f"Apply the Role in k8s/base in namespace {namespace}, or one that grants `{verb} {what.split()[0]}`; "
-        "`radit check` lists all that is missing."
+        f"Grant `{verb} {what.split()[0]}` to whoever this is: k8s/base/role.yaml has all that a run needs, "
+        f"`kubectl -n {namespace} create rolebinding` binds it, and `radit check` lists what is missing."
     )
     return Forbidden(f"{task}: {said}", todo=todo, status=403)
 
