@@ -40,7 +40,9 @@ class JsonLines(AbstractContextManager[None]):
         send_events_to(lambda event: None)
 
     def _write(self, event: Event) -> None:
-        print(json.dumps(event, ensure_ascii=False, default=str), file=self._stream, flush=True)
+        line = json.dumps(event, ensure_ascii=False, default=str)
+        self._stream.write(line + "\n")  # at once: the logs of several pods are followed by several threads
+        self._stream.flush()
 
 
 class TerminalDisplay(AbstractContextManager[None]):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -92,7 +93,7 @@ def test_gc_keeps_what_runs_refer_to(finished: Workplace) -> None:
     assert (
         finished.radit("run", "small.yaml", "--set", "evaluate.bootstrap_samples=300", "--name", "gone").returncode == 0
     )
-    (finished.folder / ".radit/runs/gone/run.json").unlink()
+    shutil.rmtree(finished.folder / ".radit/runs/gone")
     done = finished.radit("gc", "--yes")
     assert re.search(r"GiB  evaluate/", done.stdout)
     assert "finetune_lm/" not in done.stdout

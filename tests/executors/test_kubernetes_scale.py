@@ -12,7 +12,7 @@ from tests.servers.kubernetes.server import KubernetesServer
 
 MAX_RSS_MIB = 200
 CONTROLLER = """
-import json, resource, sys
+import json, sys
 from radit_job.config.cluster import Kubernetes
 from radit_job.executors.kubernetes.client import connect
 from radit_job.executors.kubernetes.executor import KubernetesExecutor
@@ -25,7 +25,8 @@ outcome = None
 while outcome is None:
     outcome = next((news for _, news in executor.wait() if isinstance(news, Outcome)), None)
 executor.stop()
-rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+status = open("/proc/self/status").read()  # its own peak: ru_maxrss would begin with that of the process that forked it
+rss_mib = int(status.split("VmHWM:")[1].split()[0]) / 1024
 print(json.dumps({"state": outcome.state, "rss_mib": rss_mib}))
 """
 

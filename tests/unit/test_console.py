@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from radit_job.observe.events import emit
+from radit_job.observe.terminal import show_events
 from radit_job.pipeline.heartbeat import heartbeat
 from radit_job.pipeline.runs import RunRecord, save_run
 from radit_job.store import LocalStore, open_store
@@ -86,3 +91,18 @@ def test_gc_of_a_bucket_keeps_what_is_young_and_waits_for_runs_elsewhere(
     assert store.read(name) == b"x"
     assert radit(*arguments, "--older-than", "0", folder=tmp_path).returncode == 0
     assert store.read(name) is None
+
+
+def test_an_event_is_written_at_once_for_several_threads_write() -> None:
+    class Pipe(io.StringIO):
+        writes: ClassVar[list[str]] = []
+
+        def write(self, text: str) -> int:
+            self.writes.append(text)
+            return len(text)
+
+    with show_events(Pipe()):
+        emit("log", message="one")
+        emit("log", message="two")
+    assert [json.loads(text)["message"] for text in Pipe.writes] == ["one", "two"]
+    assert all(text.endswith("\n") for text in Pipe.writes)
