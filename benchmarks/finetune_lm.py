@@ -75,10 +75,11 @@ def run_trainer(rows: list, steps: int, batch_size: int) -> tuple[float, float, 
     from peft import LoraConfig, get_peft_model
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    from radit_job.models.loading import open_generator
+    from radit_job.model_ref import ModelRef
+    from radit_job.models.loading import open_local_lm
     from radit_job.training.examples import encode_examples
 
-    opened = open_generator("packaged", MODEL, dtype="float32")
+    opened = open_local_lm(ModelRef("packaged", MODEL, dtype="float32"))
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(opened.model, config)
     encoded = encode_examples(opened.chat, rows, 1024).examples

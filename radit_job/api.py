@@ -17,7 +17,7 @@ from radit_job.config.loading import load_config
 from radit_job.config.schema import Config, Model
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
-from radit_job.models.loading import open_embedder, open_generator
+from radit_job.models.loading import open_embedder, open_local_lm
 from radit_job.pipeline.graph import producer_of
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import load_results, require_run
@@ -110,7 +110,7 @@ class Run:
         return as_llm(
             self._generator(arm),
             max_new_tokens=self.config.answer.max_new_tokens,
-            system_prompt=self.config.retrieval.system_prompt,
+            system_prompt=self.config.retrieval.system_message,
         )
 
     def query_engine(self, arm: str = "lm") -> BaseQueryEngine:
@@ -128,7 +128,7 @@ class Run:
     def _conversations(self, arm: str) -> Callable[[str, Sequence[str]], list[Conversation]]:
         """How a question and the texts of its chunks become prompts, as in the stage `answer`."""
         retrieval = self.config.retrieval
-        prompts = Prompts(retrieval.system_prompt, retrieval.template, retrieval.closed_book_template)
+        prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
         if arm == "closed_book":
             return lambda question, texts: [prompts.closed_book(question)]
         if retrieval.context == "separate":
@@ -140,7 +140,7 @@ class Run:
         model = self.config.models.lm
         if arm == "lm":
             model = Model(provider="huggingface", name=str(self.artifact("lm") / "merged"), dtype=model.dtype)
-        return open_generator(model.provider, model.name, model.revision, model.dtype)
+        return open_local_lm(model.ref())
 
     def _check_arm(self, arm: str) -> None:
         arms = [name for name in self.config.evaluate.arms if name in ASKABLE_ARMS]
@@ -152,7 +152,7 @@ class Run:
     @cached_property
     def _embedder(self) -> Any:
         model = self.config.models.embedder
-        return open_embedder(model.provider, model.name, model.revision, model.dtype)
+        return open_embedder(model.ref())
 
 
 def open_run(store: str, run: str) -> Run:

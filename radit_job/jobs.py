@@ -56,6 +56,8 @@ class JobSpec:
     resources: Resources = field(default_factory=lambda: Resources(1.0))
     shards: int = 1  # pods that share the work; each finds its number in JOB_COMPLETION_INDEX
     replace: bool = False  # take the place of what is committed under the key: it is damaged, or the user forces it
+    budget_usd: float | None = None  # what calls to paid services may cost, all shards together; None: no limit
+    prices: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model name: config.services.Price
     format: int = SPEC_FORMAT
 
     def to_json(self) -> dict[str, Any]:

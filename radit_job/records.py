@@ -98,7 +98,7 @@ class Prediction:
     gold_rank: int | None  # 1-based rank of the first gold chunk among ALL chunks; None where gold is unknown
     n_prompt_tokens: int
     n_completion_tokens: int
-    finish_reason: Literal["stop", "length", "error"]
+    finish_reason: Literal["stop", "length", "content_filter", "error"]
     answer_nats_per_token: float | None  # mean negative log-probability of the reference answer; None if not measured
     error: str | None  # why there is no answer
 

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from typing import Any
 from radit_job import observe
 from radit_job.errors import ConfigError, CorruptArtifact, InputError, RaditError, StageFailed
 from radit_job.jobs import WHOLE, ArtifactRef, JobSpec, Shard
+from radit_job.models.ledger import Ledger, Price, Spent
 from radit_job.observe.stage_output import StageOutput
 from radit_job.observe.usage import usage_since
 from radit_job.pipeline.catalog import CATALOG, StageRow
+from radit_job.pipeline.names import spent_file
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import Manifest, find, publish, read_result
 from radit_job.store.artifacts import fetch as fetch_artifact
@@ -165,8 +167,9 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     interval_s = float(os.environ.get("RADIT_KEEP_SCRATCH_S") or KEEP_INTERVAL_S)
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
-            counters = _call(row, store, spec, shard, fetched, out, scratch)
-            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try))
+            ledger = _ledger(store, spec, shard, scratch_name, scratch)
+            counters = _call(row, store, spec, shard, fetched, out, scratch, ledger)
+            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try, ledger))
     finally:
         with suppress(RaditError):  # whatever went wrong before it is the one to tell
             store.drop_scratch(work_name)
@@ -184,10 +187,35 @@ def _publish(
     observe.log("committed" if won else "another attempt was first; its artifact stands")
 
 
+def _ledger(store: ObjectStore, spec: JobSpec, shard: Shard, scratch_name: str, scratch: Path) -> Ledger:
+    """What the stage's paid calls gave so far; each further answer is in the store before the next one is asked."""
+    told = spent_file(spec.run, spec.stage, spec.key, _suffix(shard))
+
+    def save(spent: Mapping[str, Spent]) -> None:
+        store.keep_scratch(scratch_name)
+        store.write(told, json.dumps({model: item.to_json() for model, item in spent.items()}, indent=1).encode())
+
+    return Ledger(
+        scratch / "paid",
+        prices={model: Price(**plain) for model, plain in spec.prices.items()},
+        budget_usd=None if spec.budget_usd is None else spec.budget_usd / shard.count,
+        save=save,
+    )
+
+
 def _call(
-    row: StageRow, store: ObjectStore, spec: JobSpec, shard: Shard, fetched: Path, out: Path, scratch: Path
+    row: StageRow,
+    store: ObjectStore,
+    spec: JobSpec,
+    shard: Shard,
+    fetched: Path,
+    out: Path,
+    scratch: Path,
+    ledger: Ledger,
 ) -> dict[str, float]:
     arguments: dict[str, Any] = {"out": out, "scratch": scratch}
+    if row.pays:
+        arguments["ledger"] = ledger
     if row.is_sharded:
         arguments["shard"] = shard
     for reference in spec.inputs:
@@ -240,12 +268,22 @@ def _check_written(row: StageRow, out: Path) -> None:
         raise StageFailed(f"the stage wrote no {' and no '.join(missing)}", where=row.name)
 
 
-def _result(spec: JobSpec, counters: dict[str, float], started_s: float, nth_try: str) -> dict[str, Any]:
+def _result(
+    spec: JobSpec, counters: dict[str, float], started_s: float, nth_try: str, ledger: Ledger
+) -> dict[str, Any]:
     inputs = [
         {"artifact": item.artifact, "stage": item.stage, "key": item.key, "digest": item.digest} for item in spec.inputs
     ]
     replaced = {"try": nth_try} if nth_try else {}
-    return {"run": spec.run, "counters": counters, "inputs": inputs, **replaced, **usage_since(started_s)}
+    spent = {model: item.to_json() for model, item in ledger.spent.items()}
+    return {
+        "run": spec.run,
+        "counters": counters,
+        "spent": spent,
+        "inputs": inputs,
+        **replaced,
+        **usage_since(started_s),
+    }
 
 
 def _end_with_the_controller() -> None:

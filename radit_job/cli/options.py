@@ -72,7 +72,7 @@ def identity_of(model: Any) -> str:
     """What tells one model from another, as the stages' keys hold it."""
     from radit_job.models.identity import model_identity
 
-    return model_identity(model.provider, model.name, model.revision)
+    return model_identity(model.ref())
 
 
 def check_executor(name: str) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from radit_job.config.fields import result_values
 from radit_job.config.schema import Config
 from radit_job.hashing import digest
 
+NO_RESULT = ("name", "store", "kubernetes", "spending")  # what a run is called, where it runs, what it may cost
 ABSENT = "(absent)"  # stands for a field that one of two configurations lacks
 
 
 def canonical_config(config: Config) -> dict[str, Any]:
-    """Everything in a configuration that can change a number, as JSON values: not its name, nor where it runs."""
-    return config.model_dump(mode="json", exclude={"name", "store", "kubernetes"})
+    """Everything in a configuration that can change a number, as JSON values."""
+    return {name: value for name, value in result_values(config).items() if name not in NO_RESULT}
 
 
 def config_digest(config: Config) -> str:

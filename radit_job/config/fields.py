@@ -8,14 +8,33 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 
-def setting(default: Any, meaning: str, *, origin: str, unit: str = "", **limits: Any) -> Any:
-    """One documented field; `...` as default makes it required. `origin` says where the default comes from."""
-    return Field(default, description=meaning, json_schema_extra={"origin": origin, "unit": unit}, **limits)
+def setting(
+    default: Any, meaning: str, *, origin: str, unit: str = "", changes_results: bool = True, **limits: Any
+) -> Any:
+    """One documented field; `...` as default makes it required. `origin` says where the default comes from.
+
+    `changes_results=False`: how work is done, not what comes out; such a field is in no stage's key.
+    """
+    extra: Any = {"origin": origin, "unit": unit, "changes_results": changes_results}
+    return Field(default, description=meaning, json_schema_extra=extra, **limits)
 
 
 def section(kind: type[BaseModel], meaning: str) -> Any:
     """One documented section, whose fields carry their own defaults."""
     return Field(default_factory=kind, description=meaning)
+
+
+def result_values(values: BaseModel) -> dict[str, Any]:
+    """A section's values as plain JSON, without the fields that cannot change a result."""
+    plain = values.model_dump(mode="json")
+    for name, field in type(values).model_fields.items():
+        extra = field.json_schema_extra
+        value = getattr(values, name)
+        if isinstance(extra, dict) and extra.get("changes_results") is False:
+            del plain[name]
+        elif isinstance(value, BaseModel):
+            plain[name] = result_values(value)
+    return plain
 
 
 class Section(BaseModel):

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from radit_job.config.cluster import Kubernetes
 from radit_job.config.fields import Section, section, setting
+from radit_job.config.services import FinetuneAPI, Spending
+from radit_job.model_ref import OPENAI_URL, ModelRef
 
-ArmName = Literal["closed_book", "base", "few_shot", "lm"]
+ArmName = Literal["closed_book", "base", "few_shot", "lm", "lm_closed_book"]
 MetricName = Literal[
     "exact_match",
     "token_f1",
@@ -23,7 +26,11 @@ MetricName = Literal[
     "recall_at_k",
     "mrr",
     "correctness",
+    "faithfulness",
+    "relevancy",
+    "preference",
 ]
+JUDGED_METRICS = ("correctness", "faithfulness", "relevancy", "preference")
 RunName = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"),
@@ -86,15 +93,16 @@ class Chunking(Section):
 class Model(Section):
     """One model: where it comes from and how it is loaded."""
 
-    provider: Literal["packaged", "huggingface"] = setting(
+    provider: Literal["packaged", "huggingface", "openai"] = setting(
         "packaged",
         "packaged: a small model that a Python package carries, for trying without a network; huggingface: a folder "
-        "(relative to the working folder) or a hub id.",
+        "(relative to the working folder) or a hub id; openai: OpenAI, or any server that speaks its protocol (vLLM, "
+        "TGI, SGLang, Ollama, llama.cpp).",
         origin="works from a fresh install",
     )
     name: str = setting(
         ...,
-        "The packaged model's name, the folder, or the hub id.",
+        "The packaged model's name, the folder, the hub id, or the name that the server knows the model by.",
         origin="required",
         min_length=1,
     )
@@ -109,12 +117,118 @@ class Model(Section):
         "(measured, not assumed).",
         origin="bfloat16 without matrix units is several times slower than float32",
     )
+    base_url: str = setting(
+        OPENAI_URL, "provider openai: the server's address, up to and with its /v1.", origin="OpenAI's own"
+    )
+    api_key_env: str = setting(
+        "OPENAI_API_KEY",
+        "provider openai: the environment variable that holds the key; the key itself never stands in a file. A server "
+        "other than OpenAI's may need none.",
+        origin="as in OpenAI's client",
+        changes_results=False,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+    )
+    tokenizer: str | None = setting(
+        None,
+        "provider openai: whose tokenizer measures prompts: a packaged model's name, a folder or a hub id.",
+        origin="OpenAI's own for its models; of another model only an estimate",
+    )
+    context_tokens: int | None = setting(
+        None,
+        "provider openai: what the model reads at most. With it, chunks that do not fit are left out, as for a local "
+        "model; without it, the server refuses what is too long.",
+        unit="tokens",
+        origin="unknown",
+        ge=64,
+    )
+    can_score: bool = setting(
+        False,
+        "provider openai: the server's /completions tells the log-probabilities of a prompt's tokens (echo), as vLLM's "
+        "and SGLang's do, so that answer_nats_per_token can be measured; needs a tokenizer with a chat template.",
+        origin="OpenAI's does not",
+    )
+    concurrency: int = setting(
+        8, "provider openai: calls at once.", unit="calls", origin="within every paid tier", changes_results=False, ge=1
+    )
+    requests_per_minute: int | None = setting(
+        None,
+        "provider openai: no more calls than this.",
+        unit="calls a minute",
+        origin="as the server's headers and its 429s tell",
+        changes_results=False,
+        ge=1,
+    )
+    tokens_per_minute: int | None = setting(
+        None,
+        "provider openai: no more tokens than this, prompts and answers together.",
+        unit="tokens a minute",
+        origin="as the server's headers and its 429s tell",
+        changes_results=False,
+        ge=1,
+    )
+    timeout_s: float = setting(
+        120.0,
+        "provider openai: how long one call may take.",
+        unit="seconds",
+        origin="a long answer by a busy server",
+        changes_results=False,
+        gt=0,
+    )
+    patience_s: float = setting(
+        600.0,
+        "provider openai: how long the server may fail to give any answer before the stage gives up; what it gave "
+        "is kept.",
+        unit="seconds",
+        origin="outages of ten minutes pass",
+        changes_results=False,
+        gt=0,
+    )
 
     @model_validator(mode="after")
-    def _revisions_are_the_hub_s(self) -> Model:
+    def _fields_fit_the_provider(self) -> Model:
         if self.revision is not None and self.provider != "huggingface":
             raise ValueError("a revision goes with provider: huggingface")
+        if self.provider == "openai" and self.dtype != "auto":
+            raise ValueError("dtype is the server's own matter with provider: openai")
+        if self.can_score and self.tokenizer is None:
+            raise ValueError("can_score needs a tokenizer")
+        fields = type(self).model_fields
+        foreign = [name for name in OPENAI_FIELDS if getattr(self, name) != fields[name].default]
+        if foreign and self.provider != "openai":
+            raise ValueError(f"{', '.join(foreign)}: only with provider: openai")
         return self
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_without_secrets(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise ValueError("an address is wanted, such as http://localhost:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("no user, password or query here: the key is read from the variable named by api_key_env")
+        return value.rstrip("/")
+
+    def ref(self) -> ModelRef:
+        """The model as plain values, for those who know no configuration."""
+        return ModelRef(**self.model_dump())
+
+
+OPENAI_FIELDS = (
+    "base_url",
+    "api_key_env",
+    "tokenizer",
+    "context_tokens",
+    "can_score",
+    "concurrency",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout_s",
+    "patience_s",
+)
 
 
 EMBEDDER = "all-minilm-l6-v2"
@@ -138,8 +252,8 @@ class Models(Section):
     )
     judge: Model | None = Field(
         default=None,
-        description="Judges correctness from 1 to 5; null: no judge, and no such metric. "
-        "A very small model cannot judge.",
+        description="Judges the answers; null: no judge, and no metric that needs one. A very small model cannot "
+        "judge.",
     )
 
     @field_validator("embedder", "lm", "question_writer", mode="before")
@@ -176,6 +290,27 @@ class Questions(Section):
         unit="questions",
         origin="as in LlamaIndex's RA-DIT notebook",
         ge=1,
+    )
+    writing: Literal["auto", "sentences", "pairs"] = setting(
+        "auto",
+        "sentences: a sentence of the documents is the answer, and the model writes its question; what small models "
+        "can do. pairs: the model reads a chunk and writes question and answer; for large ones. auto: pairs with "
+        "provider openai, else sentences.",
+        origin="a small model's pairs are junk",
+    )
+    check: Literal["overlap", "call", "none"] = setting(
+        "overlap",
+        "With pairs, how each is held against its chunk. overlap: most of the answer's words stand there; call: the "
+        "model is asked, which costs a call; none: not at all.",
+        origin="costs nothing",
+    )
+    max_similarity: float = setting(
+        0.95,
+        "With pairs: a question nearer than this to an earlier one is a repeat, and dropped.",
+        unit="cosine by the embedder",
+        origin="rewordings of one question are above it",
+        gt=0,
+        le=1,
     )
     max_answer_words: int = setting(
         400,
@@ -227,6 +362,12 @@ class Retrieval(Section):
         "The system message that every arm gets.",
         origin="the same for all arms, or the comparison is unfair",
     )
+    topic: str | None = setting(
+        None,
+        "What the documents are about, said at the end of the system prompt to every arm and in every training "
+        "example.",
+        origin="nothing is said",
+    )
     template: str = setting(
         NOTEBOOK_TEMPLATE,
         "The user message; must hold {context} and {question}.",
@@ -237,6 +378,12 @@ class Retrieval(Section):
         "The user message without a context; must hold {question}.",
         origin="the template without its context",
     )
+
+    @property
+    def system_message(self) -> str:
+        """The system prompt with its topic: what every arm is told."""
+        topic = f"The documents are about {self.topic}." if self.topic else ""
+        return " ".join(part for part in (self.system_prompt, topic) if part)
 
     @field_validator("template")
     @classmethod
@@ -257,7 +404,19 @@ class Retrieval(Section):
 class FinetuneLM(Section):
     """The LM half of RA-DIT."""
 
-    engine: Literal["local"] = setting("local", "Where it trains.", origin="needs nothing")
+    engine: Literal["local", "openai"] = setting(
+        "local",
+        "Where it trains: in the stage's own process, or by a fine-tuning API (then models.lm is the model that the "
+        "service tunes; epochs, dev_share, context and the section api hold there, the other fields do not).",
+        origin="needs nothing",
+    )
+    context: Literal["retrieved", "none"] = setting(
+        "retrieved",
+        "retrieved: training questions carry the chunks that retrieval finds (RA-DIT). none: the bare question, so "
+        "that the model must keep the knowledge itself (the notebook's other form); the arm lm_closed_book asks it so.",
+        origin="what RA-DIT is",
+    )
+    api: FinetuneAPI = section(FinetuneAPI, "With engine openai.")
     method: Literal["lora", "full"] = setting(
         "lora", "Low-rank adapters, or all weights.", origin="less memory; equal quality in our runs"
     )
@@ -322,6 +481,14 @@ class FinetuneLM(Section):
         gt=0,
     )
 
+    @model_validator(mode="after")
+    def _fields_fit_the_engine(self) -> FinetuneLM:
+        if self.engine == "openai" and self.epochs != int(self.epochs):
+            raise ValueError(f"a fine-tuning API takes whole epochs, not {self.epochs:g}")
+        if self.engine == "local" and self.api != FinetuneAPI():
+            raise ValueError("the section api goes with engine: openai")
+        return self
+
 
 class Answer(Section):
     """How the arms answer; the same for every arm."""
@@ -346,17 +513,29 @@ class Evaluate(Section):
     arms: list[ArmName] = setting(
         ["closed_book", "base", "few_shot", "lm"],
         "closed_book: base LM without retrieval; base: base LM with retrieval; few_shot: base with training pairs in "
-        "the prompt; lm: tuned LM.",
+        "the prompt; lm: tuned LM with retrieval; lm_closed_book: tuned LM without retrieval.",
         origin="few_shot and closed_book show what a gain is made of",
         min_length=1,
     )
     metrics: list[MetricName] = setting(
         ["exact_match", "token_f1", "rouge_l", "semantic_similarity", "answer_nats_per_token", "recall_at_k", "mrr"],
         "exact_match, token_f1: with SQuAD's normalisation; rouge_l; semantic_similarity: cosine by the embedder; "
-        "answer_nats_per_token: loss of the reference answer; recall_at_k, mrr: of the retriever; correctness: by the "
-        "judge.",
+        "answer_nats_per_token: loss of the reference answer; recall_at_k, mrr: of the retriever. By the judge: "
+        "correctness (1 to 5, against the reference), faithfulness (does the context support the answer; 0 or 1), "
+        "relevancy (do answer and context fit the question; 0 or 1), preference (lm against base, in both orders: 1, "
+        "0.5 for a tie, 0).",
         origin="all that needs no judge",
         min_length=1,
+    )
+    judge_repeats: int = setting(
+        20,
+        "Judgements of correctness asked a second time, to tell how far the judge agrees with itself.",
+        unit="answers",
+        origin="enough to see an unsteady judge",
+        ge=0,
+    )
+    judge_max_tokens: int = setting(
+        300, "Longest judgement.", unit="the judge's tokens", origin="a score and a few sentences", ge=16
     )
     recall_at: list[Count] = setting(
         [1, 5], "The k of recall_at_k, beside retrieval.k.", unit="chunks", origin="common", min_length=1
@@ -400,17 +579,40 @@ class Config(Section):
     finetune_lm: FinetuneLM = section(FinetuneLM, "The LM half of RA-DIT.")
     answer: Answer = section(Answer, "How the arms answer; the same for every arm.")
     evaluate: Evaluate = section(Evaluate, "What is measured.")
+    spending: Spending = section(Spending, "What calls to paid services may cost; in no stage's key.")
     kubernetes: Kubernetes = section(Kubernetes, "How the stages run as Jobs, with --executor kubernetes.")
 
     @field_validator("evaluate")
     @classmethod
-    def _correctness_needs_a_judge(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
+    def _metrics_have_what_they_need(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
         models = info.data.get("models")  # absent when it has errors of its own
-        if "correctness" in value.metrics and models is not None and models.judge is None:
+        judged = [name for name in value.metrics if name in JUDGED_METRICS]
+        if judged and models is not None and models.judge is None:
             raise ValueError(
-                "metrics names correctness, but models.judge is null; configure a judge or drop the metric"
+                f"metrics names {', '.join(judged)}, but models.judge is null; configure a judge or drop the metric"
             )
+        if "preference" in value.metrics and not {"lm", "base"} <= set(value.arms):
+            raise ValueError("the metric preference compares the arms lm and base, but arms does not name both")
         return value
+
+    @field_validator("finetune_lm")
+    @classmethod
+    def _engine_fits_the_model(cls, value: FinetuneLM, info: ValidationInfo) -> FinetuneLM:
+        models = info.data.get("models")
+        provider = models.lm.provider if models is not None else None
+        if value.engine == "openai" and provider not in (None, "openai"):
+            raise ValueError("engine: openai tunes a model of a service, but models.lm has another provider")
+        return value
+
+    @model_validator(mode="after")
+    def _tuned_arms_need_an_engine(self) -> Config:
+        is_tuned = not {"lm", "lm_closed_book"}.isdisjoint(self.evaluate.arms)
+        if is_tuned and self.models.lm.provider == "openai" and self.finetune_lm.engine == "local":
+            raise ValueError(
+                "models.lm is served by an API, whose weights cannot be trained here: say finetune_lm.engine: openai, "
+                "or drop the tuned arms from evaluate.arms"
+            )
+        return self
 
 
 def question_file(config: Config, folder: Path) -> Path | None:

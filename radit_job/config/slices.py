@@ -97,6 +97,7 @@ class AugmentSlice(Slice):
     """augment: how a question gets its context."""
 
     retrieval: Retrieval
+    training_context: Literal["retrieved", "none"] = at("finetune_lm.context")
     embedder: Model = at("models.embedder")
 
 
@@ -130,6 +131,8 @@ class EvaluateSlice(Slice):
     k: int = at("retrieval.k")
     embedder: Model = at("models.embedder")
     judge: Model | None = at("models.judge")
+    judge_repeats: int = at("evaluate.judge_repeats")
+    judge_max_tokens: int = at("evaluate.judge_max_tokens")
 
 
 class ReportSlice(Slice):

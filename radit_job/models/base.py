@@ -23,7 +23,7 @@ class Completion:
     text: str  # without special tokens, stripped
     n_prompt_tokens: int
     n_completion_tokens: int  # with the end token, where the model wrote one
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "content_filter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,37 @@ class Generator(Protocol):
         on_done: OnDone | None = None,
     ) -> list[Completion]:
         """Answers in the order of the conversations; temperature 0 is greedy and deterministic."""
+        ...
+
+
+class AnsweringLM(Generator, Protocol):
+    """A Generator that can be measured before it is asked, and may tell how likely a reference answer was."""
+
+    @property
+    def context_tokens(self) -> int | None:
+        """What the model reads at most; None where nobody knows."""
+        ...
+
+    def answer(
+        self,
+        conversations: Sequence[Conversation],
+        references: Sequence[str] | None,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        batch_size: int = 8,
+        on_done: OnDone | None = None,
+    ) -> list[Answered]:
+        """As `complete`; with `references`, and where the model can tell, also how likely each of them was."""
+        ...
+
+    def n_prompt_tokens(self, conversation: Conversation) -> int:
+        """How long the conversation is as a prompt, template included."""
+        ...
+
+    def n_answer_tokens(self, answer: str) -> int:
+        """How long an answer is, with the token that ends it."""
         ...
 
 

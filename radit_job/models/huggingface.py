@@ -70,6 +70,10 @@ class HuggingFaceLM:
         """How long the conversation is as a prompt, template included."""
         return len(self.chat.prompt_ids(conversation))
 
+    def n_answer_tokens(self, answer: str) -> int:
+        """How long an answer is, with the token that ends it."""
+        return len(self.chat.answer_ids(answer))
+
     def complete(
         self,
         conversations: Sequence[Conversation],

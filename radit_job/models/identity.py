@@ -11,28 +11,29 @@ import re
 import tempfile
 from pathlib import Path
 
-from radit_job.errors import ConfigError, InputError, ServiceError
+from radit_job.errors import InputError, ServiceError
 from radit_job.hashing import digest, digest_file, digest_text
+from radit_job.model_ref import ModelRef
 from radit_job.models.packaged import cache_folder, packaged_files
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")  # configuration, weights, tokenizer
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def model_identity(provider: str, name: str, revision: str | None = None) -> str:
+def model_identity(ref: ModelRef) -> str:
     """The model's identity: equal for equal content.
 
     packaged and local folders: sha256 over their files, remembered by path, size and modification time. A hub id:
-    `name@commit`.
+    `name@commit`. A served model is known by its name and its server alone: nobody here can see whether it changed.
     """
-    if provider == "packaged":
-        return _digest_files(packaged_files(name))
-    if provider != "huggingface":
-        raise ConfigError(f"unknown model provider {provider!r}", todo="use packaged or huggingface")
-    folder = local_folder(name)
+    if ref.provider == "packaged":
+        return _digest_files(packaged_files(ref.name))
+    if ref.provider == "openai":
+        return f"{ref.name}@{ref.base_url}"
+    folder = local_folder(ref.name)
     if folder is not None:
         return _digest_files(model_files(folder))
-    return f"{name}@{hub_commit(name, revision)}"
+    return f"{ref.name}@{hub_commit(ref.name, ref.revision)}"
 
 
 def local_folder(name: str) -> Path | None:

@@ -2,47 +2,73 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radit_job.errors import ConfigError, ServiceError
+from radit_job.model_ref import ModelRef
+from radit_job.models.base import AnsweringLM, Embedder
 from radit_job.models.conversion import packaged_folder
 from radit_job.models.identity import MODEL_FILES, known_commit, local_folder, model_files
+from radit_job.models.ledger import Ledger
 
 if TYPE_CHECKING:
     from radit_job.models.huggingface import HuggingFaceLM
-    from radit_job.models.sentence_encoder import HuggingFaceEmbedder
 
 
-def model_folder(provider: str, name: str, revision: str | None = None) -> Path:
+def model_folder(ref: ModelRef) -> Path:
     """The local folder of a model, converted (packaged) or downloaded (hub id) if it must be.
 
-    ConfigError for a provider that does not exist, InputError for a folder that is not a model, ServiceError if the
-    hub is needed and does not answer.
+    ConfigError for a model that has none, InputError for a folder that is not a model, ServiceError if the hub is
+    needed and does not answer.
     """
-    if provider == "packaged":
-        return packaged_folder(name)
-    if provider != "huggingface":
-        raise ConfigError(f"unknown model provider {provider!r}", todo="use packaged or huggingface")
-    folder = local_folder(name) or _hub_snapshot(name, revision)
+    if ref.provider == "packaged":
+        return packaged_folder(ref.name)
+    if ref.provider != "huggingface":
+        raise ConfigError(
+            f"{ref.name} is served by {ref.base_url}, so its weights are not here",
+            todo="use provider packaged or huggingface",
+        )
+    folder = local_folder(ref.name) or _hub_snapshot(ref.name, ref.revision)
     model_files(folder)
     return folder
 
 
-def open_generator(
-    provider: str, name: str, revision: str | None = None, dtype: str = "auto", n_threads: int | None = None
-) -> HuggingFaceLM:
-    """A language model that answers and scores; `dtype` is auto, float32 or bfloat16."""
+def open_generator(ref: ModelRef, ledger: Ledger | None = None, *, n_threads: int | None = None) -> AnsweringLM:
+    """A language model that answers; what a paid one says is kept in the ledger."""
+    if ref.provider == "openai":
+        from radit_job.models.openai_api.lm import OpenAILM
+
+        return OpenAILM.open(ref, ledger or Ledger())
+    return open_local_lm(ref, n_threads=n_threads)
+
+
+def open_local_lm(ref: ModelRef, *, n_threads: int | None = None) -> HuggingFaceLM:
+    """A language model in this process, which also scores; ConfigError for one that a server has."""
     from radit_job.models.huggingface import HuggingFaceLM
 
-    return HuggingFaceLM.open(model_folder(provider, name, revision), dtype=dtype, n_threads=n_threads)
+    return HuggingFaceLM.open(model_folder(ref), dtype=ref.dtype, n_threads=n_threads)
 
 
-def open_embedder(provider: str, name: str, revision: str | None = None, dtype: str = "auto") -> HuggingFaceEmbedder:
-    """A text encoder; its vectors are float32 whatever its weights are."""
+def tuned_ref(lm: Path, base: ModelRef) -> ModelRef:
+    """The tuned model of an `lm` artifact: its weights, or the name under which a service knows it (model.json)."""
+    served = lm / "model.json"
+    if served.is_file():
+        return replace(base, name=str(json.loads(served.read_text(encoding="utf-8"))["name"]))
+    return ModelRef("huggingface", str(lm / "merged"), dtype=base.dtype)
+
+
+def open_embedder(ref: ModelRef, ledger: Ledger | None = None) -> Embedder:
+    """A text encoder; its vectors are float32 whatever its weights are. What a paid one says is kept in the ledger."""
+    if ref.provider == "openai":
+        from radit_job.models.openai_api.embedder import OpenAIEmbedder
+
+        return OpenAIEmbedder.open(ref, ledger or Ledger())
     from radit_job.models.sentence_encoder import HuggingFaceEmbedder
 
-    return HuggingFaceEmbedder.open(model_folder(provider, name, revision), dtype=dtype)
+    return HuggingFaceEmbedder.open(model_folder(ref), dtype=ref.dtype)
 
 
 def _hub_snapshot(name: str, revision: str | None) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from radit_job.errors import InputError
+from radit_job.model_ref import ModelRef
 from radit_job.models.loading import model_folder
 
 if TYPE_CHECKING:
@@ -46,11 +47,11 @@ class TokenCounter:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
-def open_token_counter(provider: str, name: str, revision: str | None = None) -> TokenCounter:
+def open_token_counter(ref: ModelRef) -> TokenCounter:
     """The counter of a model's own tokenizer. InputError for a model without a fast tokenizer."""
     from tokenizers import Tokenizer
 
-    file = model_folder(provider, name, revision) / "tokenizer.json"
+    file = model_folder(ref) / "tokenizer.json"
     if not file.is_file():
         raise InputError(
             "this model has no fast tokenizer",

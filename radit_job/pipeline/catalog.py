@@ -37,6 +37,7 @@ class StageRow:
     )
     is_heavy: bool = False  # wants all cores: never beside another heavy stage on one machine
     is_sharded: bool = False  # gets `shard`, its part of the stage's blocks: several processes can share the work
+    pays: bool = False  # may call a paid service: gets `ledger`, which keeps what it paid for
     wants_lineage: bool = False  # gets `lineage`, the record of every stage behind it
 
 
@@ -55,10 +56,11 @@ CATALOG: tuple[StageRow, ...] = (
         memory_gib=1.5,
         is_heavy=True,
         is_sharded=True,
+        pays=True,
     ),
     StageRow(
         "generate",
-        2,
+        3,
         GenerateSlice,
         reads=("chunks", "question_file?"),
         writes=("questions",),
@@ -66,30 +68,33 @@ CATALOG: tuple[StageRow, ...] = (
         memory_gib=3.0,
         is_heavy=True,
         is_sharded=True,
+        pays=True,
     ),
     StageRow("split", 2, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
     StageRow(
         "augment",
-        2,
+        3,
         AugmentSlice,
         reads=("train_questions", "chunks", "embeddings"),
         writes=("examples",),
         models=("embedder",),
         memory_gib=1.5,
+        pays=True,
     ),
     StageRow(
         "finetune_lm",
-        1,
+        2,
         FinetuneLMSlice,
         reads=("examples",),
         writes=("lm",),
         models=("lm",),
         memory_gib=8.0,
         is_heavy=True,
+        pays=True,
     ),
     StageRow(
         "answer",
-        2,
+        3,
         AnswerSlice,
         reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?"),
         writes=("predictions",),
@@ -97,15 +102,17 @@ CATALOG: tuple[StageRow, ...] = (
         memory_gib=4.0,
         is_heavy=True,
         is_sharded=True,
+        pays=True,
     ),
     StageRow(
         "evaluate",
-        2,
+        3,
         EvaluateSlice,
-        reads=("predictions",),
+        reads=("predictions", "chunks"),
         writes=("scores", "results"),
         models=("embedder", "judge"),
         memory_gib=1.5,
+        pays=True,
     ),
     StageRow(
         "report",

@@ -76,7 +76,7 @@ def _documents(loaded: LoadedConfig) -> list[Finding]:
 
 
 def _model(role: str, model: Model) -> Finding:
-    identity = model_identity(model.provider, model.name, model.revision)
+    identity = model_identity(model.ref())
     subject = f"{model.provider} {model.name}"
     if model.provider == "huggingface" and model.revision is None and not Path(model.name).expanduser().is_dir():
         return Finding(

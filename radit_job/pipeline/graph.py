@@ -8,7 +8,7 @@ from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
 
-TUNED_LM_ARMS = {"lm"}
+TUNED_LM_ARMS = {"lm", "lm_closed_book"}
 
 
 def artifact_name(read: str) -> str:

@@ -8,6 +8,11 @@ def run_file(run: str, name: str) -> str:
     return f"runs/{run}/{name}"
 
 
+def spent_file(run: str, stage: str, key: str, shard: str = "") -> str:
+    """Where a stage's process tells what it has spent; `shard` is "" or, say, "-2-of-4"."""
+    return run_file(run, f"spent/{stage}-{key[:10]}{shard}.json")
+
+
 def spec_file(run: str, stage: str, key: str) -> str:
     """Where the JobSpec of a stage stands; a Job that waits finds its own there, whatever became of the run since."""
     return run_file(run, f"jobs/{stage}-{key[:10]}.json")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from radit_job.config.canonical import changed_fields
+from radit_job.config.fields import result_values
 from radit_job.config.schema import Config, Model
 from radit_job.hashing import digest, short
 from radit_job.jobs import ArtifactRef
@@ -42,7 +43,7 @@ def ingredients_of(
     return {
         "stage": row.name,
         "version": row.version,
-        "config": sees.model_dump(mode="json"),
+        "config": result_values(sees),
         "inputs": {name: inputs[name].digest for name in map(artifact_name, row.reads) if name in inputs},
         "models": {name: identity_of(model) for name, model in models.items() if model is not None},
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
 
 from radit_job import observe
 from radit_job.config.canonical import config_digest
+from radit_job.config.fields import result_values
 from radit_job.config.loading import LoadedConfig
+from radit_job.config.slices import Slice
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.jobs import ArtifactRef, JobSpec, Resources
 from radit_job.pipeline.catalog import CATALOG, StageRow
@@ -55,7 +56,7 @@ class Planner:
             before = [name for name in ancestors(row.name) if name in will_run]
             if before:
                 nearest = [name for name in stages_before(row, self.rows) if name in will_run] or before
-                why = why_waits(row, sorted(nearest), self._last_ingredients(row.name), self._sees(row))
+                why = why_waits(row, sorted(nearest), self._last_ingredients(row.name), result_values(self._slice(row)))
                 yield Decision(row.name, "waits", why)
                 will_run.add(row.name)
                 continue
@@ -115,7 +116,7 @@ class Planner:
             stage=row.name,
             stage_version=row.version,
             key=str(decision.key),
-            config=self._sees(row),
+            config=self._slice(row).model_dump(mode="json"),
             inputs=tuple(inputs),
             lineage=tuple((name, key) for name, key in keys.items() if name in behind),
             resources=Resources(row.memory_gib, row.is_heavy),
@@ -163,8 +164,8 @@ class Planner:
         result = read_result(self._store, manifest)
         return result.get("run") == previous.run and str(result.get("finished_at")) > previous.started_at
 
-    def _sees(self, row: StageRow) -> dict[str, Any]:
-        return row.sees.of(self._loaded.config).model_dump(mode="json")
+    def _slice(self, row: StageRow) -> Slice:
+        return row.sees.of(self._loaded.config)
 
     def _last_ingredients(self, stage: str) -> Ingredients | None:
         record = self._previous.stages.get(stage) if self._previous else None

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from radit_job import observe
-from radit_job.config.schema import ArmName, Model
+from radit_job.config.schema import ArmName
 from radit_job.config.slices import AnswerSlice
 from radit_job.errors import ConfigError, InputError
 from radit_job.jobs import WHOLE, Shard
-from radit_job.models.base import Answered, Conversation, Vectors
-from radit_job.models.loading import open_embedder, open_generator
+from radit_job.model_ref import ModelRef
+from radit_job.models.base import Answered, AnsweringLM, Conversation, Vectors
+from radit_job.models.ledger import Ledger
+from radit_job.models.loading import open_embedder, open_generator, tuned_ref
 from radit_job.rag.context import Context, find_contexts
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.sampling import sample_and_shots
 from radit_job.rag.voting import mixture_log_probability, retrieval_weights, vote
 from radit_job.records import Prediction, Question, Split, read_blocks, read_rows, write_rows
 
-if TYPE_CHECKING:
-    from radit_job.models.huggingface import HuggingFaceLM
-
 # A block is at least so many questions and batches: its prompts are sorted by length, so that a batch wastes little on
 # padding, and what they all begin with is computed once.
 MIN_BLOCK_QUESTIONS = 32
 BLOCK_BATCHES = 4
+TUNED_ARMS = {"lm", "lm_closed_book"}
 NO_CONTEXT = Context(chunk_ids=(), scores=(), texts=(), gold_rank=None)
 
 
@@ -76,14 +76,17 @@ def run(
     lm: Path | None = None,
     out: Path,
     scratch: Path,
+    ledger: Ledger | None = None,
     shard: Shard = WHOLE,
 ) -> dict[str, float]:
     """Read the questions, `chunks`, `embeddings` and the tuned `lm`; write `predictions`.
 
     One model is in memory at a time. A block that is done is kept in `scratch`, so a killed run goes on with the next.
     """
-    if "lm" in config.arms and lm is None:
-        raise ConfigError("the arm lm needs a tuned model, but there is none", where="evaluate.arms")
+    if lm is None and (tuned_arms := TUNED_ARMS & set(config.arms)):
+        raise ConfigError(
+            f"{' and '.join(sorted(tuned_arms))}: there is no tuned model to answer", where="evaluate.arms"
+        )
     train = list(read_rows(train_questions / "questions.jsonl", Question))
     val = list(read_rows(val_questions / "questions.jsonl", Question))
     sampled, shown = sample_and_shots(
@@ -96,12 +99,15 @@ def run(
     questions += [("train", train[row]) for row in sampled]
     mine = [block for block in _blocks(config, len(questions)) if shard.takes(block.number)]
     pending = [block for block in mine if not (scratch / block.file_name).exists()]
-    asked = _with_contexts(config, questions, pending, chunks, embeddings)
-    prompts = Prompts(config.retrieval.system_prompt, config.retrieval.template, config.retrieval.closed_book_template)
+    asked = _with_contexts(config, questions, pending, chunks, embeddings, ledger)
+    prompts = Prompts(config.retrieval.system_message, config.retrieval.template, config.retrieval.closed_book_template)
     builders = _builders(prompts, shots)
-    _answer_blocks(config, config.lm, [block for block in pending if block.arm != "lm"], builders, asked, scratch)
-    tuned = Model(provider="huggingface", name=str((lm or Path()) / "merged"), dtype=config.lm.dtype)
-    _answer_blocks(config, tuned, [block for block in pending if block.arm == "lm"], builders, asked, scratch)
+    base = config.lm.ref()
+    untuned = [block for block in pending if block.arm not in TUNED_ARMS]
+    _answer_blocks(config, base, untuned, builders, asked, scratch, ledger)
+    if lm is not None:
+        tuned = [block for block in pending if block.arm in TUNED_ARMS]
+        _answer_blocks(config, tuned_ref(lm, base), tuned, builders, asked, scratch, ledger)
     folder = out / "predictions"
     folder.mkdir()
     for block in mine:
@@ -124,6 +130,7 @@ def _with_contexts(
     blocks: Sequence[Block],
     chunks: Path,
     embeddings: Path,
+    ledger: Ledger | None,
 ) -> dict[int, list[Asked]]:
     """By the number of their first question, the questions of each block's cut."""
     cuts = sorted({(block.questions.start, block.questions.stop) for block in blocks})
@@ -131,7 +138,7 @@ def _with_contexts(
     contexts = [NO_CONTEXT] * len(wanted)
     if wanted and set(config.arms) != {"closed_book"}:
         model = config.embedder
-        embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
+        embedder = open_embedder(model.ref(), ledger)
 
         def embed(texts: Sequence[str], on_done: Callable[[int], None]) -> Vectors:
             # Cut by cut: which questions share a batch, and so the last bit of a vector, must not depend on the shard.
@@ -162,16 +169,17 @@ def _builders(prompts: Prompts, shots: Sequence[Question]) -> dict[ArmName, Buil
 
 def _answer_blocks(
     config: AnswerSlice,
-    model: Model,
+    model: ModelRef,
     blocks: Sequence[Block],
     builders: dict[ArmName, Builder],
     asked: dict[int, list[Asked]],
     scratch: Path,
+    ledger: Ledger | None,
 ) -> None:
     """Answer the blocks of one model into scratch; the model is freed when this returns."""
     if not blocks:
         return
-    lm = open_generator(model.provider, model.name, model.revision, model.dtype)
+    lm = open_generator(model, ledger)
     for arm, group in itertools.groupby(blocks, key=lambda block: block.arm):
         of_arm = list(group)
         is_separate = config.retrieval.context == "separate" and arm != "closed_book"
@@ -187,7 +195,7 @@ def _answer_blocks(
 
 def _answer_block(
     config: AnswerSlice,
-    lm: HuggingFaceLM,
+    lm: AnsweringLM,
     block: Block,
     build: Builder,
     asked: Sequence[Asked],
@@ -213,13 +221,14 @@ def _answer_block(
 
 
 def _prompts(
-    lm: HuggingFaceLM, arm: ArmName, build: Builder, item: Asked, max_new_tokens: int, *, separate: bool
+    lm: AnsweringLM, arm: ArmName, build: Builder, item: Asked, max_new_tokens: int, *, separate: bool
 ) -> list[Prompt]:
     """The question's prompts, each short enough to leave room for the answer; none if that cannot be done.
 
     Joined: one prompt; the chunks that retrieval ranks last are left out until it fits. Separate: one prompt per chunk.
     """
-    room = lm.context_tokens - max(max_new_tokens, len(lm.chat.answer_ids(item.question.answer)))
+    n_answer = max(max_new_tokens, lm.n_answer_tokens(item.question.answer))
+    room = math.inf if lm.context_tokens is None else lm.context_tokens - n_answer
     n_chunks = 0 if arm == "closed_book" else len(item.context.texts)
 
     def prompt(chunks: slice) -> Prompt | None:
@@ -232,14 +241,14 @@ def _prompts(
     return list(itertools.islice(filter(None, shorter_and_shorter), 1))
 
 
-def _too_long(lm: HuggingFaceLM, build: Builder, item: Asked, max_new_tokens: int, *, separate: bool) -> str:
+def _too_long(lm: AnsweringLM, build: Builder, item: Asked, max_new_tokens: int, *, separate: bool) -> str:
     """Why `_prompts` found none: the question itself, or only the reference, whose probability is to be measured."""
     least_context = item.context.texts[:1] if separate else ()
     n_prompt = lm.n_prompt_tokens(build(item.question.question, least_context))
     limit = f"the {lm.context_tokens} tokens that the model reads"
-    if n_prompt + max_new_tokens > lm.context_tokens:
+    if lm.context_tokens is not None and n_prompt + max_new_tokens > lm.context_tokens:
         return f"the question ({n_prompt} tokens as a prompt) leaves no room for an answer in {limit}"
-    n_reference = len(lm.chat.answer_ids(item.question.answer))
+    n_reference = lm.n_answer_tokens(item.question.answer)
     return f"the reference answer ({n_reference} tokens) does not fit behind the question in {limit}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from radit_job import observe
 from radit_job.config.slices import AugmentSlice
 from radit_job.errors import InputError
+from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder
 from radit_job.rag.context import Context, find_contexts
 from radit_job.rag.grouping import connected_groups
@@ -20,7 +21,14 @@ from radit_job.records import Example, Message, Question, read_rows, write_rows
 
 
 def run(
-    config: AugmentSlice, *, train_questions: Path, chunks: Path, embeddings: Path, out: Path, scratch: Path
+    config: AugmentSlice,
+    *,
+    train_questions: Path,
+    chunks: Path,
+    embeddings: Path,
+    out: Path,
+    scratch: Path,
+    ledger: Ledger | None = None,
 ) -> dict[str, float]:
     """Read `train_questions`, `chunks`, `embeddings`; write `examples`.
 
@@ -33,11 +41,11 @@ def run(
             "there are no training questions", where="split.train_share", todo="Raise it, or add questions."
         )
     model = config.embedder
-    embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
+    embedder = open_embedder(model.ref(), ledger)
     contexts = find_contexts(
         questions, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=config.retrieval.k
     )
-    prompts = Prompts(config.retrieval.system_prompt, config.retrieval.template, config.retrieval.closed_book_template)
+    prompts = Prompts(config.retrieval.system_message, config.retrieval.template, config.retrieval.closed_book_template)
     joined = config.retrieval.context == "joined"
     folder = out / "examples"
     n_examples = write_rows(folder / "examples.jsonl", _examples(questions, contexts, prompts, joined=joined))

@@ -12,6 +12,7 @@ from radit_job import observe
 from radit_job.config.schema import Model
 from radit_job.config.slices import EvaluateSlice
 from radit_job.errors import InputError, Interrupted, RaditError
+from radit_job.models.ledger import Ledger
 from radit_job.rag import metrics
 from radit_job.rag.comparison import compare, summarize
 from radit_job.records import Prediction, Score, read_blocks, write_rows
@@ -24,13 +25,15 @@ JUDGEMENT_TOKENS = 200  # a score and its reasons
 JUDGE_ERRORS = (RaditError, ValueError, RuntimeError, IndexError)
 
 
-def run(config: EvaluateSlice, *, predictions: Path, out: Path, scratch: Path) -> dict[str, float]:
+def run(
+    config: EvaluateSlice, *, predictions: Path, chunks: Path, out: Path, scratch: Path, ledger: Ledger | None = None
+) -> dict[str, float]:
     """Read `predictions`; write `scores` (one row per answer and metric) and `results` (the tables)."""
     rows = list(read_blocks(predictions, "*.jsonl", Prediction))
     if not rows:
         raise InputError("there are no answers to evaluate", where=str(predictions))
     answer_metrics = [name for name in config.metrics if name not in RETRIEVAL_METRICS] + ["answer_words"]
-    scores = [score for name in answer_metrics for score in _answer_scores(config, name, rows)]
+    scores = [score for name in answer_metrics for score in _answer_scores(config, name, rows, ledger)]
     scores += _retrieval_scores(config, rows)
     arms = list(dict.fromkeys(row.arm for row in rows))
     splits = ["val", "train"]
@@ -50,7 +53,9 @@ def run(config: EvaluateSlice, *, predictions: Path, out: Path, scratch: Path) -
     return {"n_predictions": len(rows), "n_scores": len(scores), "n_failed": n_failed}
 
 
-def _answer_scores(config: EvaluateSlice, metric: str, rows: Sequence[Prediction]) -> Iterator[Score]:
+def _answer_scores(
+    config: EvaluateSlice, metric: str, rows: Sequence[Prediction], ledger: Ledger | None
+) -> Iterator[Score]:
     """One score per answer; an answer that failed fails in every metric."""
     answered = [row for row in rows if row.error is None]
     yield from (_score(row, metric, None, row.error) for row in rows if row.error is not None)
@@ -61,7 +66,7 @@ def _answer_scores(config: EvaluateSlice, metric: str, rows: Sequence[Prediction
         measured = [row for row in answered if row.answer_nats_per_token is not None]
         yield from (_score(row, metric, row.answer_nats_per_token) for row in measured)
     elif metric == "semantic_similarity":
-        yield from _semantic_similarity(config.embedder, answered)
+        yield from _semantic_similarity(config.embedder, answered, ledger)
     elif metric == "correctness" and config.judge is not None:
         yield from _correctness(config.judge, answered)
 
@@ -78,12 +83,12 @@ def _retrieval_scores(config: EvaluateSlice, rows: Sequence[Prediction]) -> Iter
         yield from (_score(row, "mrr", metrics.reciprocal_rank(rank)) for row, rank in known)
 
 
-def _semantic_similarity(model: Model, rows: Sequence[Prediction]) -> Iterator[Score]:
+def _semantic_similarity(model: Model, rows: Sequence[Prediction], ledger: Ledger | None) -> Iterator[Score]:
     """Cosine of the embedder's vectors of answer and reference."""
     from radit_job.models.loading import open_embedder  # late: it imports torch, which the other metrics do not need
 
     texts = sorted({text for row in rows for text in (row.answer, row.reference)})
-    embedder = open_embedder(model.provider, model.name, model.revision, model.dtype)
+    embedder = open_embedder(model.ref(), ledger)
     with observe.progress("embedding answers", total=len(texts), unit="texts") as bar:
         vectors = embedder.embed_documents(texts, on_done=bar.advance)  # [texts, d], rows of length 1
     row_of = {text: row for row, text in enumerate(texts)}
@@ -97,9 +102,9 @@ def _correctness(model: Model, rows: Sequence[Prediction]) -> Iterator[Score]:
     from llama_index.core.evaluation import CorrectnessEvaluator  # late: only a run with a judge needs it
 
     from radit_job.models.llamaindex import as_llm
-    from radit_job.models.loading import open_generator
+    from radit_job.models.loading import open_local_lm
 
-    generator = open_generator(model.provider, model.name, model.revision, model.dtype)
+    generator = open_local_lm(model.ref())
     judge = as_llm(generator, max_new_tokens=JUDGEMENT_TOKENS)
     evaluator = CorrectnessEvaluator(llm=judge, parser_function=metrics.parse_judgement)
     with observe.progress("judging answers", total=len(rows), unit="answers") as bar:

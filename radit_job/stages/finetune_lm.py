@@ -9,13 +9,16 @@ from radit_job import observe
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.errors import InputError
 from radit_job.models.identity import model_identity
+from radit_job.models.ledger import Ledger
 from radit_job.models.loading import model_folder
 from radit_job.models.packaged import PACKAGED
 from radit_job.records import Example, read_rows
 from radit_job.training.examples import hold_out
 
 
-def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) -> dict[str, float]:
+def run(
+    config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path, ledger: Ledger | None = None
+) -> dict[str, float]:
     """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/merged/`, `lm/adapter/` (LoRA), `lm/training.json`,
     `lm/README.md`.
 
@@ -51,7 +54,7 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
         seed=config.seed,
     )
     summary = tune(
-        model_folder(lm.provider, lm.name, lm.revision),
+        model_folder(lm.ref()),
         train,
         dev,
         settings,
@@ -63,7 +66,7 @@ def run(config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path) ->
     card = model_card(
         summary,
         base_name=lm.name,
-        base_identity=model_identity(lm.provider, lm.name, lm.revision),
+        base_identity=model_identity(lm.ref()),
         base_license=PACKAGED[lm.name].license if lm.provider == "packaged" else None,
         n_questions=len({row.question_id for row in rows}),
         n_groups=len({row.group for row in rows}),

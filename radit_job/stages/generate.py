@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from radit_job import observe
-from radit_job.config.schema import Model
 from radit_job.config.slices import GenerateSlice
 from radit_job.errors import ConfigError, InputError
 from radit_job.jobs import WHOLE, Shard
+from radit_job.models.ledger import Ledger
 from radit_job.rag.gold import GoldFinder
 from radit_job.rag.leakage import LeakFinder
 from radit_job.rag.matching import match_words
@@ -52,6 +52,7 @@ def run(
     question_file: Path | None = None,
     out: Path,
     scratch: Path,
+    ledger: Ledger | None = None,
     shard: Shard = WHOLE,
 ) -> dict[str, float]:
     """Write `questions/<block>/` with questions.jsonl, dropped.jsonl and summary.json; a file's pairs are one block.
@@ -62,7 +63,7 @@ def run(
     """
     chunk_file = chunks / "chunks.jsonl"
     if config.questions.source == "generate":
-        blocks = _from_model(config, chunk_file, scratch, shard)
+        blocks = _from_model(config, chunk_file, scratch, ledger, shard)
     else:
         blocks = [_from_file(config, _only_file(question_file), chunk_file)] if shard.takes(0) else []
     for block in blocks:
@@ -178,7 +179,9 @@ def _draw(questions: Sequence[Question], pairs: Sequence[Pair], limit: int | Non
 # By a language model
 
 
-def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path, shard: Shard) -> list[_Block]:
+def _from_model(
+    config: GenerateSlice, chunk_file: Path, scratch: Path, ledger: Ledger | None, shard: Shard
+) -> list[_Block]:
     """A killed run writes at most one round of questions again: the finished ones are kept in `scratch`."""
     from radit_job.models.loading import open_embedder, open_generator  # torch, which reading a file does not need
 
@@ -193,8 +196,8 @@ def _from_model(config: GenerateSlice, chunk_file: Path, scratch: Path, shard: S
     mine = [block for block in cut_blocks(sentences, n_wanted) if shard.takes(block.number)]
     if not mine:
         return []
-    generator = open_generator(*_where(config.question_writer), config.question_writer.dtype)
-    embedder = open_embedder(*_where(config.embedder), config.embedder.dtype)
+    generator = open_generator(config.question_writer.ref(), ledger)
+    embedder = open_embedder(config.embedder.ref(), ledger)
     rounds = WrittenRounds(scratch / "written.jsonl")
 
     def complete(conversations: Sequence[Sequence[Message]], seed: int) -> WrittenRound:
@@ -274,7 +277,3 @@ def _find_leaks(blocks: Sequence[_Block], chunk_file: Path) -> None:
     for number, chunk_id in sorted(leaks.found.items()):
         block, question = owners[number]
         block.leaked[question.question_id] = chunk_id
-
-
-def _where(model: Model) -> tuple[str, str, str | None]:
-    return model.provider, model.name, model.revision

@@ -16,6 +16,7 @@ from radit_job.errors import InputError
 from radit_job.hashing import digest_file
 from radit_job.jobs import WHOLE, Shard
 from radit_job.models.base import Embedder, Vectors
+from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder
 from radit_job.rag.vector_index import BLOCK_ROWS, write_block, write_facts
 from radit_job.records import Chunk, parse_row
@@ -23,7 +24,9 @@ from radit_job.records import Chunk, parse_row
 PART_ROWS = 1024  # embedded at once, sorted by length among themselves; what a kill can cost
 
 
-def run(config: IndexSlice, *, chunks: Path, out: Path, scratch: Path, shard: Shard = WHOLE) -> dict[str, float]:
+def run(
+    config: IndexSlice, *, chunks: Path, out: Path, scratch: Path, ledger: Ledger | None = None, shard: Shard = WHOLE
+) -> dict[str, float]:
     """Read `chunks`, write `embeddings`, in blocks of BLOCK_ROWS chunks.
 
     What is embedded is kept in `scratch`, so a killed run goes on behind the last PART_ROWS chunks.
@@ -33,7 +36,7 @@ def run(config: IndexSlice, *, chunks: Path, out: Path, scratch: Path, shard: Sh
     n_chunks = _n_lines(rows)
     if n_chunks == 0:
         raise InputError("there are no chunks to index", where=str(rows))
-    embedding = _Embedding(config.embedder, scratch)
+    embedding = _Embedding(config.embedder, scratch, ledger)
     n_mine = sum(
         min(BLOCK_ROWS, n_chunks - start)
         for number, start in enumerate(range(0, n_chunks, BLOCK_ROWS))
@@ -72,15 +75,16 @@ def _blocks(path: Path) -> Iterator[list[str]]:
 class _Embedding:
     """Vectors by an embedder that is opened when the first text needs it, kept part by part in scratch."""
 
-    def __init__(self, model: Model, scratch: Path) -> None:
+    def __init__(self, model: Model, scratch: Path, ledger: Ledger | None) -> None:
         self._model = model
+        self._ledger = ledger
         self._scratch = scratch
         self.n_resumed = 0  # rows that an earlier try had left
 
     @cached_property
     def embedder(self) -> Embedder:
         model = self._model
-        return open_embedder(model.provider, model.name, model.revision, model.dtype)
+        return open_embedder(model.ref(), self._ledger)
 
     def of_block(self, number: int, texts: list[str], bar: observe.Progress) -> Vectors:
         """The texts' vectors, [len(texts), dimension]."""

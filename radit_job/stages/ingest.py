@@ -26,7 +26,7 @@ def run(config: IngestSlice, *, corpus: Path, out: Path, scratch: Path) -> dict[
     """
     folder = corpus / "documents"
     embedder = config.embedder
-    counter = open_token_counter(embedder.provider, embedder.name, embedder.revision)
+    counter = open_token_counter(embedder.ref())
     writer = _Writer(Chunker(config.chunking.size_tokens, config.chunking.overlap_tokens, counter))
     files = _files_to_read(folder)
     (out / "chunks").mkdir()

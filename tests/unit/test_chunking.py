@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.node_parser import SentenceSplitter
 
+from radit_job.model_ref import ModelRef
 from radit_job.models.token_counter import open_token_counter
 from radit_job.rag.chunking import Chunker
 from radit_job.rag.documents import Document
@@ -25,7 +26,7 @@ SENTENCES = (
 
 @pytest.fixture(scope="module")
 def count_tokens():
-    return open_token_counter("packaged", "all-minilm-l6-v2")
+    return open_token_counter(ModelRef("packaged", "all-minilm-l6-v2"))
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, MistralConfig, MistralForCausalLM
 
 from radit_job.errors import ConfigError, InputError
+from radit_job.model_ref import ModelRef
 from radit_job.models.base import AnswerScore
 from radit_job.models.huggingface import HuggingFaceLM
 from radit_job.models.loading import open_generator
@@ -34,7 +35,7 @@ CONVERSATIONS = [[SYSTEM, Message("user", text)] for text in TEXTS]
 
 @pytest.fixture(scope="module")
 def lm(tiny_lm_folder):
-    return open_generator("huggingface", str(tiny_lm_folder), dtype="float32", n_threads=1)
+    return open_generator(ModelRef("huggingface", str(tiny_lm_folder), dtype="float32"), n_threads=1)
 
 
 def greedy_one_at_a_time(lm: HuggingFaceLM, conversation, max_new_tokens: int) -> list[int]:
@@ -91,7 +92,7 @@ def test_equal_prompts_keep_a_token_outside_the_shared_prefix(lm):
 
 
 def test_the_packaged_model_equals_one_at_a_time():
-    lm = open_generator("packaged", "smollm2-135m-instruct", dtype="float32", n_threads=1)
+    lm = open_generator(ModelRef("packaged", "smollm2-135m-instruct", dtype="float32"), n_threads=1)
     check_against_one_at_a_time(lm, CONVERSATIONS[1:4], ANSWERS[1:4], 3, max_new_tokens=8)
 
 
@@ -129,13 +130,13 @@ def test_no_prompts(lm):
 
 def test_bad_providers_and_folders(tmp_path):
     with pytest.raises(ConfigError, match="unknown model provider"):
-        open_generator("openai", "gpt")
+        open_generator(ModelRef("openai", "gpt"))
     with pytest.raises(InputError, match="no config\\.json"):
-        open_generator("huggingface", str(tmp_path))
+        open_generator(ModelRef("huggingface", str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="cannot be opened"):
-        open_generator("huggingface", str(tmp_path))
+        open_generator(ModelRef("huggingface", str(tmp_path)))
 
 
 def test_scores_do_not_depend_on_how_many_positions_are_read_at_once(lm, monkeypatch):
@@ -180,7 +181,7 @@ def copy_of(folder: Path, to: Path, *, without: str = "") -> Path:
 def test_missing_weights_are_named(tiny_lm_folder, tmp_path):
     folder = copy_of(tiny_lm_folder, tmp_path / "lm", without="layers.1.mlp")
     with pytest.raises(InputError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight and 2 more"):
-        open_generator("huggingface", str(folder))
+        open_generator(ModelRef("huggingface", str(folder)))
 
 
 def test_truncated_weights_are_an_input_error(tiny_lm_folder, tmp_path):
@@ -188,7 +189,7 @@ def test_truncated_weights_are_an_input_error(tiny_lm_folder, tmp_path):
     with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(100_000)
     with pytest.raises(InputError, match="cannot be opened"):
-        open_generator("huggingface", str(folder))
+        open_generator(ModelRef("huggingface", str(folder)))
 
 
 def test_an_encoder_is_no_language_model(lm, tmp_path):
@@ -196,7 +197,7 @@ def test_an_encoder_is_no_language_model(lm, tmp_path):
     BertForMaskedLM(BertConfig(vocab_size=len(lm.tokenizer), **sizes)).save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="encoder"):
-        open_generator("huggingface", str(tmp_path))
+        open_generator(ModelRef("huggingface", str(tmp_path)))
 
 
 def test_a_tokenizer_without_an_end_is_an_input_error(tiny_lm_folder, tmp_path):
@@ -206,4 +207,4 @@ def test_a_tokenizer_without_an_end_is_an_input_error(tiny_lm_folder, tmp_path):
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(folder)
     with pytest.raises(InputError, match="end-of-sequence"):
-        open_generator("huggingface", str(folder))
+        open_generator(ModelRef("huggingface", str(folder)))

@@ -9,6 +9,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from radit_job.model_ref import ModelRef
 from radit_job.models.chat import ChatFormat
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
 from radit_job.models.loading import open_embedder, open_generator
@@ -20,7 +21,7 @@ SYSTEM = "You answer from documents."
 
 @pytest.fixture(scope="module")
 def lm(tiny_lm_folder):
-    return open_generator("huggingface", str(tiny_lm_folder), dtype="float32", n_threads=1)
+    return open_generator(ModelRef("huggingface", str(tiny_lm_folder), dtype="float32"), n_threads=1)
 
 
 def test_complete_and_chat_answer_as_the_pipeline_does(lm):
@@ -34,7 +35,7 @@ def test_complete_and_chat_answer_as_the_pipeline_does(lm):
 
 
 def test_the_model_s_own_generation_settings_are_set_aside(tiny_lm_folder):
-    lm = open_generator("huggingface", str(tiny_lm_folder), dtype="float32", n_threads=1)
+    lm = open_generator(ModelRef("huggingface", str(tiny_lm_folder), dtype="float32"), n_threads=1)
     (expected,) = lm.complete([[Message("user", "What is LSR?")]], max_new_tokens=8)
     lm.model.generation_config.suppress_tokens = lm.chat.text_ids(expected.text)
     assert as_llm(lm, max_new_tokens=8).complete("What is LSR?").text.strip() == expected.text != ""
@@ -92,7 +93,7 @@ def test_chunks_that_do_not_fit_the_model_are_left_out_last_first(lm):
 def test_the_retriever_gives_the_nearest_chunks_as_nodes():
     texts = ["Cats are animals that purr.", "The loss trains the query encoder.", "Cats are animals that purr."]
     chunks = [Chunk(f"a.pdf#{9 - i:05}", "a.pdf", i + 1, 10 * i, 10 * i + 9, 7, text) for i, text in enumerate(texts)]
-    embedder = open_embedder("packaged", "all-minilm-l6-v2", dtype="float32")
+    embedder = open_embedder(ModelRef("packaged", "all-minilm-l6-v2", dtype="float32"))
     vectors = embedder.embed_documents(texts[:2])[[0, 1, 0]]
 
     def nearest(query):

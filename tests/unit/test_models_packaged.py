@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from radit_job.errors import ConfigError, InputError, ServiceError
+from radit_job.model_ref import ModelRef
 from radit_job.models import conversion, identity, packaged
 from radit_job.models.identity import model_identity
 from radit_job.models.loading import model_folder, open_embedder
@@ -78,14 +79,14 @@ def test_identity_follows_content_and_reads_it_once(own_cache, tmp_path, monkeyp
     folder = model_at(tmp_path / "model")
     reads, plain = [], identity.digest_file
     monkeypatch.setattr(identity, "digest_file", lambda path: reads.append(path.name) or plain(path))
-    first = model_identity("huggingface", str(folder))
+    first = model_identity(ModelRef("huggingface", str(folder)))
     assert sorted(reads) == ["config.json", "model.safetensors"]
-    assert model_identity("huggingface", str(folder)) == first
+    assert model_identity(ModelRef("huggingface", str(folder))) == first
     assert len(reads) == 2, "unchanged files are not read again"
-    assert model_identity("huggingface", str(model_at(tmp_path / "copy"))) == first
+    assert model_identity(ModelRef("huggingface", str(model_at(tmp_path / "copy")))) == first
     (folder / "model.safetensors").write_bytes(b"other w")
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    assert model_identity("huggingface", str(folder)) != first
+    assert model_identity(ModelRef("huggingface", str(folder))) != first
 
 
 def test_identity_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
@@ -96,10 +97,10 @@ def test_identity_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
     refs = tmp_path / "models--org--name" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text(commit)
-    assert model_identity("huggingface", "org/name") == f"org/name@{commit}"
-    assert model_identity("huggingface", "org/name", "f" * 40) == f"org/name@{'f' * 40}"
+    assert model_identity(ModelRef("huggingface", "org/name")) == f"org/name@{commit}"
+    assert model_identity(ModelRef("huggingface", "org/name", "f" * 40)) == f"org/name@{'f' * 40}"
     with pytest.raises(ServiceError, match="cannot be reached"):
-        model_identity("huggingface", "org/other")
+        model_identity(ModelRef("huggingface", "org/other"))
 
 
 @pytest.mark.parametrize(
@@ -116,13 +117,13 @@ def test_identity_of_a_hub_id_is_its_commit(tmp_path, monkeypatch):
 def test_a_folder_that_is_no_model(tmp_path, make, said):
     make(tmp_path)
     with pytest.raises(InputError, match=said) as caught:
-        model_identity("huggingface", str(tmp_path))
+        model_identity(ModelRef("huggingface", str(tmp_path)))
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_path_that_leads_nowhere(tmp_path):
     with pytest.raises(InputError, match="no such model folder"):
-        model_identity("huggingface", str(tmp_path / "nowhere"))
+        model_identity(ModelRef("huggingface", str(tmp_path / "nowhere")))
 
 
 def test_identity_imports_no_deep_learning_library():
@@ -135,7 +136,7 @@ def test_identity_imports_no_deep_learning_library():
 
 
 def test_the_tokenizer_neither_cuts_nor_pads_nor_adds():
-    count = open_token_counter("packaged", "all-minilm-l6-v2")
+    count = open_token_counter(ModelRef("packaged", "all-minilm-l6-v2"))
     assert count("word " * 1000) == 1000
     assert count("word") == 1
 
@@ -143,7 +144,7 @@ def test_the_tokenizer_neither_cuts_nor_pads_nor_adds():
 def test_vectors_keep_the_order_and_are_normalised_and_long_texts_are_counted(monkeypatch):
     warnings = []
     monkeypatch.setattr("radit_job.models.sentence_encoder.observe.warn", lambda message, **_: warnings.append(message))
-    embedder = open_embedder("packaged", "all-minilm-l6-v2", dtype="float32")
+    embedder = open_embedder(ModelRef("packaged", "all-minilm-l6-v2", dtype="float32"))
     texts = ["A cat.", "word " * 400, "The theory of relativity was published in 1915.", "Cats are animals."] * 3
     done = []
     vectors = embedder.embed_documents(texts, batch_size=2, on_done=done.append)
@@ -158,7 +159,9 @@ def test_vectors_keep_the_order_and_are_normalised_and_long_texts_are_counted(mo
 
 
 def test_vectors_of_a_bfloat16_encoder_have_length_1():
-    vectors = open_embedder("packaged", "all-minilm-l6-v2", dtype="bfloat16").embed_documents(["A cat.", "Why?", ""])
+    vectors = open_embedder(ModelRef("packaged", "all-minilm-l6-v2", dtype="bfloat16")).embed_documents(
+        ["A cat.", "Why?", ""]
+    )
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
@@ -168,14 +171,14 @@ def test_a_static_embedding_is_an_encoder_although_it_has_no_config(tmp_path, ow
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(model_folder("packaged", "all-minilm-l6-v2") / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(model_folder(ModelRef("packaged", "all-minilm-l6-v2")) / "tokenizer.json"))
     torch.manual_seed(0)
     SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)]).save_pretrained(
         str(tmp_path / "static")
     )
     assert not (tmp_path / "static/config.json").exists()
-    assert model_identity("huggingface", str(tmp_path / "static")).startswith("sha256:")
-    embedder = open_embedder("huggingface", str(tmp_path / "static"), dtype="float32")
+    assert model_identity(ModelRef("huggingface", str(tmp_path / "static"))).startswith("sha256:")
+    embedder = open_embedder(ModelRef("huggingface", str(tmp_path / "static"), dtype="float32"))
     vectors = embedder.embed_documents(["cat", "a dog and many other words", "cat"])
     assert vectors.shape == (3, 16)
     np.testing.assert_array_equal(vectors[0], vectors[2])
@@ -185,11 +188,11 @@ def test_a_static_embedding_is_an_encoder_although_it_has_no_config(tmp_path, ow
 def test_a_cut_encoder_is_an_input_error(tmp_path):
     import shutil
 
-    shutil.copytree(model_folder("packaged", "all-minilm-l6-v2"), tmp_path / "cut")
+    shutil.copytree(model_folder(ModelRef("packaged", "all-minilm-l6-v2")), tmp_path / "cut")
     with (tmp_path / "cut/model.safetensors").open("r+b") as file:
         file.truncate(100_000)
     with pytest.raises(InputError, match="cannot be opened as a text encoder"):
-        open_embedder("huggingface", str(tmp_path / "cut"))
+        open_embedder(ModelRef("huggingface", str(tmp_path / "cut")))
 
 
 def test_a_hub_model_is_fetched_by_branch_so_that_the_cache_knows_it_offline(tmp_path, monkeypatch):
@@ -200,12 +203,12 @@ def test_a_hub_model_is_fetched_by_branch_so_that_the_cache_knows_it_offline(tmp
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, revision, **_: asked.append(revision) or str(folder)
     )
-    model_folder("huggingface", "org/name")
-    model_folder("huggingface", "org/name", "v1")
+    model_folder(ModelRef("huggingface", "org/name"))
+    model_folder(ModelRef("huggingface", "org/name", "v1"))
     refs = tmp_path / "hub/models--org--name/refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text("a" * 40)
-    model_folder("huggingface", "org/name")
+    model_folder(ModelRef("huggingface", "org/name"))
     assert asked == [None, "v1", "a" * 40], "what is cached stays, also when the branch has moved on"
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from radit_job.errors import InputError, StageFailed
+from radit_job.model_ref import ModelRef
 from radit_job.models.loading import open_generator
 from radit_job.records import Example, Message
 from radit_job.training import loop
@@ -60,7 +61,7 @@ def test_the_adapter_on_the_base_is_the_merged_model_and_has_the_loss_that_was_m
     base = AutoModelForCausalLM.from_pretrained(tiny_lm_folder)
     adapted = PeftModel.from_pretrained(base, tmp_path / "lm/adapter")
     assert adapted.peft_config["default"].base_model_name_or_path == "tiny"
-    tuned = open_generator("huggingface", str(tmp_path / "lm/merged"), dtype="float32")
+    tuned = open_generator(ModelRef("huggingface", str(tmp_path / "lm/merged"), dtype="float32"))
     ids = torch.tensor([tuned.chat.prompt_ids(DEV[0].messages[:-1])])
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids).logits, tuned.model(ids).logits, atol=1e-4, rtol=1e-4)
@@ -211,7 +212,7 @@ def test_learning_rate_rises_and_falls():
 
 @pytest.mark.parametrize("question_first", [True, False])
 def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, question_first):
-    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    chat = open_generator(ModelRef("huggingface", str(tiny_lm_folder))).chat
     context, question = "".join(f"Fact {i} is true. " for i in range(300)), "Query: What does the LSR loss train?"
     text = f"{question}\n{context}" if question_first else f"{context}\n{question}"
     row = example(question, text, "The query encoder.")
@@ -228,7 +229,7 @@ def test_truncation_cuts_context_and_keeps_question_and_answer(tiny_lm_folder, q
 
 
 def test_an_example_whose_answer_alone_is_too_long_is_dropped_or_an_error(tiny_lm_folder):
-    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    chat = open_generator(ModelRef("huggingface", str(tiny_lm_folder))).chat
     long = example("Why?", "Why? " * 100, "because " * 300)
     assert encode_examples(chat, [long, TRAIN[0]], 256).n_dropped == 1
     with pytest.raises(InputError, match="256 tokens"):
@@ -237,7 +238,7 @@ def test_an_example_whose_answer_alone_is_too_long_is_dropped_or_an_error(tiny_l
 
 @pytest.mark.parametrize("question_first", [True, False])
 def test_an_example_is_dropped_rather_than_asked_with_half_a_question(tiny_lm_folder, question_first):
-    chat = open_generator("huggingface", str(tiny_lm_folder)).chat
+    chat = open_generator(ModelRef("huggingface", str(tiny_lm_folder))).chat
     question = "What is " + " and ".join(f"fact {i}" for i in range(60)) + "?"
     parts = [question, "".join(f"Fact {i} is true. " for i in range(300))]
     row = example(question, "\n".join(parts if question_first else parts[::-1]), "Nothing.")

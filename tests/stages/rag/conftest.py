@@ -6,6 +6,7 @@ from facts import PARAGRAPHS, make_config
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from radit_job.config import slices
+from radit_job.model_ref import ModelRef
 from radit_job.models.loading import model_folder
 from radit_job.records import Chunk, write_rows
 from radit_job.stages import index
@@ -32,7 +33,9 @@ def embeddings(chunks, tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_lm(tmp_path_factory):
     """An `lm` artifact: an untrained Llama of two layers that reads 300 tokens, with the packaged model's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder("packaged", "smollm2-135m-instruct"), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        model_folder(ModelRef("packaged", "smollm2-135m-instruct")), local_files_only=True
+    )
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(

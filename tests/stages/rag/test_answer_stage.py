@@ -9,6 +9,7 @@ from facts import PARAGRAPHS, make_config, question, write_questions
 from radit_job.config.slices import AnswerSlice
 from radit_job.errors import ConfigError
 from radit_job.jobs import WHOLE, Shard
+from radit_job.model_ref import ModelRef
 from radit_job.models.loading import open_generator
 from radit_job.observe import send_events_to
 from radit_job.rag.prompts import Prompts
@@ -67,7 +68,7 @@ def test_every_arm_answers_every_question(ask, small_lm):
     assert counters["n_predictions"] == counters["llm_calls"] == 16 and counters["n_errors"] == 0
     assert counters["prompt_tokens"] == sum(row.n_prompt_tokens for row in rows)
     assert counters["completion_tokens"] == sum(row.n_completion_tokens for row in rows) > 0
-    lm = open_generator("huggingface", str(small_lm / "merged"))
+    lm = open_generator(ModelRef("huggingface", str(small_lm / "merged")))
     prompts = Prompts(make_config().retrieval.system_prompt, "", make_config().retrieval.closed_book_template)
     (score,) = lm.score([prompts.closed_book(val[0].question)], [val[0].answer])
     assert by_arm["closed_book"].answer_nats_per_token == pytest.approx(score.nats_per_token, abs=1e-4)
@@ -78,7 +79,7 @@ def test_separate_gives_one_prompt_per_chunk_and_one_answer(ask, small_lm):
                          retrieval={"context": "separate"})  # fmt: skip
     (row,) = rows
     assert counters["llm_calls"] == 3 and len(row.chunk_ids) == 3
-    lm = open_generator("huggingface", str(small_lm / "merged"))
+    lm = open_generator(ModelRef("huggingface", str(small_lm / "merged")))
     retrieval = make_config().retrieval
     prompts = Prompts(retrieval.system_prompt, retrieval.template, retrieval.closed_book_template)
     texts = [PARAGRAPHS[int(chunk_id[-5:])][0] for chunk_id in row.chunk_ids]

@@ -8,6 +8,7 @@ from facts import PARAGRAPHS, make_config
 from radit_job.config.slices import IndexSlice
 from radit_job.errors import InputError
 from radit_job.jobs import Shard
+from radit_job.model_ref import ModelRef
 from radit_job.models.loading import open_embedder
 from radit_job.rag.vector_index import VectorIndex
 from radit_job.records import Chunk, write_rows
@@ -21,7 +22,7 @@ def test_rows_are_the_chunks_vectors_in_their_order(embeddings):
     assert isinstance(vectors, np.memmap)
     assert opened.chunk_ids == [f"facts.txt#{number:05d}" for number in range(10)]
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
-    alone = open_embedder("packaged", "all-minilm-l6-v2").embed_documents([PARAGRAPHS[7][0]])
+    alone = open_embedder(ModelRef("packaged", "all-minilm-l6-v2")).embed_documents([PARAGRAPHS[7][0]])
     assert vectors[7] == pytest.approx(alone[0], abs=1e-4)
     facts = json.loads((embeddings / "index.json").read_text())
     assert facts["dimension"] == 384 and facts["n_chunks"] == 10
