@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radit_job.config.loading import load_config
-from radit_job.config.schema import Config, Model
+from radit_job.config.schema import Config
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
-from radit_job.models.loading import open_embedder, open_local_lm
+from radit_job.models.loading import open_embedder, open_generator, open_local_lm, tuned_ref
 from radit_job.pipeline.graph import producer_of
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import load_results, require_run
+from radit_job.rag.answering import CLOSED_BOOK_ARMS, TUNED_ARMS, builder_of
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.retrieval import search
 from radit_job.rag.vector_index import VectorIndex
@@ -34,13 +35,13 @@ if TYPE_CHECKING:
     from llama_index.core.llms import LLM
     from llama_index.core.retrievers import BaseRetriever
 
-    from radit_job.models.base import Conversation
-    from radit_job.models.huggingface import HuggingFaceLM
+    from radit_job.model_ref import ModelRef
+    from radit_job.models.base import Conversation, Embedder
     from radit_job.rag.retrieval import Rows, Similarities, Vectors
 
 # Their folders are deleted when the process ends, and not with the Run: what `artifact` returned is only a path.
 _FETCHED: list[tempfile.TemporaryDirectory[str]] = []
-ASKABLE_ARMS = ("closed_book", "base", "lm")
+ASKABLE_ARMS = ("closed_book", "base", "lm", "lm_closed_book")
 
 
 class Run:
@@ -94,8 +95,8 @@ class Run:
     def retriever(self, arm: str = "lm") -> BaseRetriever:
         """The arm's retriever over the run's chunks, with the run's k; it ranks as the pipeline does."""
         self._check_arm(arm)
-        if arm == "closed_book":
-            raise ConfigError("closed_book reads no documents, so it has no retriever")
+        if arm in CLOSED_BOOK_ARMS:
+            raise ConfigError(f"{arm} reads no documents, so it has no retriever")
         chunks = list(read_rows(self.artifact("chunks") / "chunks.jsonl", Chunk))
         index = VectorIndex.open(self.artifact("embeddings"))
 
@@ -106,16 +107,19 @@ class Run:
         return as_retriever(chunks, self._embedder, nearest)
 
     def llm(self, arm: str = "lm") -> LLM:
-        """The arm's language model, with its chat template and the run's system prompt."""
-        return as_llm(
-            self._generator(arm),
-            max_new_tokens=self.config.answer.max_new_tokens,
-            system_prompt=self.config.retrieval.system_message,
-        )
+        """The arm's language model with the run's system prompt: a HuggingFaceLLM, or of a served model an OpenAI."""
+        ref, answer, system = self._model(arm), self.config.answer, self.config.retrieval.system_message
+        if ref.provider == "openai":
+            from radit_job.models.llamaindex_openai import as_openai_llm
+
+            return as_openai_llm(
+                ref, max_new_tokens=answer.max_new_tokens, temperature=answer.temperature, system_prompt=system
+            )
+        return as_llm(open_local_lm(ref), max_new_tokens=answer.max_new_tokens, system_prompt=system)
 
     def query_engine(self, arm: str = "lm") -> BaseQueryEngine:
         """The arm as a whole: `.query("...")` asks as the pipeline does; a Response with its source nodes."""
-        generator = self._generator(arm)
+        lm = open_generator(self._model(arm))
         asking = Asking(
             conversations=self._conversations(arm),
             choose=lambda answers, similarities: vote(answers, retrieval_weights(similarities)),
@@ -123,24 +127,21 @@ class Run:
             temperature=self.config.answer.temperature,
             seed=self.config.seed,
         )
-        return as_query_engine(generator, None if arm == "closed_book" else self.retriever(arm), asking)
+        return as_query_engine(lm, None if arm in CLOSED_BOOK_ARMS else self.retriever(arm), asking)
 
     def _conversations(self, arm: str) -> Callable[[str, Sequence[str]], list[Conversation]]:
         """How a question and the texts of its chunks become prompts, as in the stage `answer`."""
         retrieval = self.config.retrieval
         prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
-        if arm == "closed_book":
-            return lambda question, texts: [prompts.closed_book(question)]
-        if retrieval.context == "separate":
-            return lambda question, texts: [prompts.with_context(question, [text]) for text in texts or [""]]
-        return lambda question, texts: [prompts.with_context(question, texts)]
+        build = builder_of(arm, prompts, shots=())
+        if retrieval.context == "separate" and arm not in CLOSED_BOOK_ARMS:
+            return lambda question, texts: [build(question, [text]) for text in texts or [""]]
+        return lambda question, texts: [build(question, texts)]
 
-    def _generator(self, arm: str) -> HuggingFaceLM:
+    def _model(self, arm: str) -> ModelRef:
         self._check_arm(arm)
-        model = self.config.models.lm
-        if arm == "lm":
-            model = Model(provider="huggingface", name=str(self.artifact("lm") / "merged"), dtype=model.dtype)
-        return open_local_lm(model.ref())
+        base = self.config.models.lm.ref()
+        return tuned_ref(self.artifact("lm"), base) if arm in TUNED_ARMS else base
 
     def _check_arm(self, arm: str) -> None:
         arms = [name for name in self.config.evaluate.arms if name in ASKABLE_ARMS]
@@ -150,9 +151,8 @@ class Run:
             raise ConfigError(f"run {self._record.run!r} has no arm {arm!r}", todo=_choices(arms))
 
     @cached_property
-    def _embedder(self) -> Any:
-        model = self.config.models.embedder
-        return open_embedder(model.ref())
+    def _embedder(self) -> Embedder:
+        return open_embedder(self.config.models.embedder.ref())
 
 
 def open_run(store: str, run: str) -> Run:

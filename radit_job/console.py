@@ -20,7 +20,8 @@ from radit_job.errors import ConfigError
 from radit_job.observe.events import progress_text
 from radit_job.observe.terminal import condition_text, fields_of
 from radit_job.pipeline.names import run_file
-from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, log_events, require_run
+from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, load_run, log_events, require_run
+from radit_job.pipeline.spending import read_books, spent_line, summary
 from radit_job.report.terminal import results_csv, results_table, runs_table
 from radit_job.store import ObjectStore
 
@@ -31,11 +32,21 @@ def print_end(store: ObjectStore, record: RunRecord, seconds: float) -> None:
     """The table, if the run came to it, and where the page is."""
     if record.stages["evaluate"].status in ENDED_WELL:
         print_results([load_results(store, record.run)], "table")
+    else:
+        print_spent(store, record.run)
     n_cached = sum(item.status == "cached" for item in record.stages.values())
     n_ran = sum(item.status == "done" for item in record.stages.values())
     typer.echo(f"{record.run}: {n_ran} stages ran, {n_cached} cached, {seconds:.1f} s")
     if record.stages["report"].status in ENDED_WELL:
         typer.echo(f"report: {place(store, record.run, 'report.html')}")
+
+
+def print_spent(store: ObjectStore, run: str) -> None:
+    """What a run has spent so far, in one line; nothing where it pays for nothing."""
+    record = load_run(store, run)
+    line = spent_line(summary(record, read_books(store, run))) if record else ""
+    if line:
+        typer.echo(line)
 
 
 def place(store: ObjectStore, run: str, name: str) -> str:
@@ -58,6 +69,10 @@ def print_results(found: list[dict[str, Any]], form: str) -> None:
         typer.echo(results_csv(*found), nl=False)
     elif form == "table":
         Console().print(results_table(found[0]) if len(found) == 1 else runs_table(found))
+        for plain in found:  # results of an older version tell nothing of it
+            line = spent_line(plain["spent"]) if "spent" in plain else ""
+            if line:
+                typer.echo(line if len(found) == 1 else f"{plain['run']}: {line[0].lower()}{line[1:]}")
     else:
         raise ConfigError(f"unknown format {form!r}", where="--format", todo="Choose table, json or csv.")
 
@@ -70,7 +85,8 @@ def status_lines(store: ObjectStore, record: RunRecord, *, cut_off: bool) -> lis
         status, says = _standing(store, record, item) if item.status == "running" else (item.status, item.why)
         seconds = f"{item.seconds:8.1f} s" if item.seconds is not None and item.status != "running" else " " * 10
         lines += wrapped(f"  {item.stage:<12} {status:<8} {seconds}  ", says)
-    return lines
+    line = spent_line(summary(record, read_books(store, record.run)))
+    return [*lines, line] if line else lines
 
 
 def _standing(store: ObjectStore, record: RunRecord, item: StageRecord) -> tuple[str, str]:

@@ -15,17 +15,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.errors import ConfigError, CorruptArtifact, InputError, RaditError, StageFailed
+from radit_job.errors import ConfigError, CorruptArtifact, InputError, RaditError, StageFailed, StoreError
 from radit_job.jobs import WHOLE, ArtifactRef, JobSpec, Shard
 from radit_job.models.ledger import Ledger, Price, Spent
 from radit_job.observe.stage_output import StageOutput
 from radit_job.observe.usage import usage_since
 from radit_job.pipeline.catalog import CATALOG, StageRow
-from radit_job.pipeline.names import spent_file
+from radit_job.pipeline.spending import Book, left_for_process, lost_book, read_books, write_book
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import Manifest, find, publish, read_result
 from radit_job.store.artifacts import fetch as fetch_artifact
@@ -34,6 +35,8 @@ from radit_job.store.local import store_error
 from radit_job.store.shards import FIRST_TRY, find_part, join, publish_part
 
 SHOWN_KEY = 10  # characters of it in every event
+KEEP_TRIES = 10  # for paid answers: the folder may change while it is looked at
+KEEP_PAUSE_S = 0.1
 
 StageFunction = Callable[..., dict[str, float]]
 
@@ -167,7 +170,8 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     interval_s = float(os.environ.get("RADIT_KEEP_SCRATCH_S") or KEEP_INTERVAL_S)
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
-            ledger = _ledger(store, spec, shard, scratch_name, scratch)
+            own = Book(spec.stage, spec.key, nth_try, shard.index, shard.count)
+            ledger = _ledger(store, spec, own, scratch_name, scratch) if row.pays else Ledger()
             counters = _call(row, store, spec, shard, fetched, out, scratch, ledger)
             _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try, ledger))
     finally:
@@ -187,20 +191,35 @@ def _publish(
     observe.log("committed" if won else "another attempt was first; its artifact stands")
 
 
-def _ledger(store: ObjectStore, spec: JobSpec, shard: Shard, scratch_name: str, scratch: Path) -> Ledger:
-    """What the stage's paid calls gave so far; each further answer is in the store before the next one is asked."""
-    told = spent_file(spec.run, spec.stage, spec.key, _suffix(shard))
+def _ledger(store: ObjectStore, spec: JobSpec, own: Book, scratch_name: str, scratch: Path) -> Ledger:
+    """What the stage's paid calls gave so far; each further answer is in the store before its call returns."""
 
     def save(spent: Mapping[str, Spent]) -> None:
-        store.keep_scratch(scratch_name)
-        store.write(told, json.dumps({model: item.to_json() for model, item in spent.items()}, indent=1).encode())
+        _keep_surely(store, scratch_name)
+        write_book(store, spec.run, replace(own, spent=spent))
 
-    return Ledger(
-        scratch / "paid",
-        prices={model: Price(**plain) for model, plain in spec.prices.items()},
-        budget_usd=None if spec.budget_usd is None else spec.budget_usd / shard.count,
-        save=save,
-    )
+    prices = {model: Price(**plain) for model, plain in spec.prices.items()}
+    ledger = Ledger(scratch / "paid", prices=prices, save=save)
+    books = read_books(store, spec.run, spec.stage)
+    of_process = [book for book in books if replace(book, spent={}, n_lost=0) == replace(own, spent={})]
+    before = next((book for book in of_process if not book.n_lost), None)
+    lost = lost_book(replace(own, spent=ledger.spent), before, sum(book.n_lost > 0 for book in of_process))
+    if lost is not None:
+        write_book(store, spec.run, lost)
+        books.append(lost)
+    if lost is not None or ledger.spent:
+        write_book(store, spec.run, replace(own, spent=ledger.spent))
+    ledger.budget_usd = left_for_process(spec.budget_usd, own, books, ledger.prices)
+    return ledger
+
+
+def _keep_surely(store: ObjectStore, scratch_name: str) -> None:
+    """Save the scratch folder, or end the stage: what was paid for must not be lost silently."""
+    for _ in range(KEEP_TRIES):
+        if store.keep_scratch(scratch_name):
+            return
+        time.sleep(KEEP_PAUSE_S)
+    raise StoreError("paid answers could not be saved: the scratch folder never stood still", where=store.url)
 
 
 def _call(

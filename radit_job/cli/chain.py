@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +53,8 @@ def run(
       radit run my.yaml --until split
       radit run my.yaml --executor kubernetes --store s3://bucket/prefix
     """
-    from radit_job.console import print_end
+    from radit_job.cli.cost import warn_of_cost
+    from radit_job.console import print_end, print_spent
     from radit_job.observe.terminal import show_events
     from radit_job.pipeline.heartbeat import heartbeat
 
@@ -64,11 +65,17 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(opened.hold(f"run-{run_name}"))
         stack.enter_context(show_events())
+        warn_of_cost(loaded, opened)
         controller = controller_of(loaded, opened, until, force)
         if "://" in opened.url:
             controller.refuse_another_configuration()
             stack.enter_context(heartbeat(open_at(opened.url, patience_s=BEAT_PATIENCE_S), run_name))
-        record = controller.run(_executor(executor, loaded, opened, stack))
+        try:
+            record = controller.run(_executor(executor, loaded, opened, stack))
+        except RaditError:
+            with suppress(RaditError):  # the store may be what failed
+                print_spent(opened, run_name)
+            raise
     print_end(opened, record, time.monotonic() - started_s)
 
 
@@ -94,24 +101,27 @@ def check(
     overrides: SetOption = None,
     executor: ExecutorOption = "local",
 ) -> None:
-    """Check everything that can be known before spending time: settings, files, models, store, machine or cluster.
+    """Check everything that can be known before spending time and money: settings, files, models, store, machine or
+    cluster, and what the run will cost at paid services.
 
     \b
       radit check my.yaml
       radit check my.yaml --executor kubernetes
     """
+    from radit_job.cli.cost import cost_findings
     from radit_job.console import print_wrapped
     from radit_job.pipeline.check import findings, local_findings
 
     check_executor(executor)
     loaded, opened = load(config, store, overrides, None, patience_s=CHECK_PATIENCE_S)
-    looked_at = [findings(loaded, opened)]
+    looked_at = [findings(loaded, opened, by_pods=executor == "kubernetes")]
     if executor == "kubernetes":
         from radit_job.pipeline.check_cluster import cluster_findings
 
         looked_at.append(cluster_findings(loaded.config, opened))
     else:
         looked_at.append(local_findings(loaded))
+    looked_at.append(cost_findings(loaded, opened))
     errors: list[RaditError] = []
     for finding in (found for group in looked_at for found in group):
         print_wrapped(f"{finding.verdict:<5} {finding.subject:<12} ", finding.says)

@@ -27,6 +27,8 @@ from radit_job.errors import ConfigError
 
 if TYPE_CHECKING:
     from radit_job.config.schema import Config
+    from radit_job.pipeline.runs import RunRecord
+    from radit_job.store import ObjectStore
 
 
 def render(
@@ -88,19 +90,39 @@ def cancel(
     context: ContextOption = None,
     namespace: NamespaceOption = None,
 ) -> None:
-    """Delete a run's Jobs from the cluster, and wait until their pods are gone; what is committed is kept."""
-    from radit_job.executors.kubernetes.cancel import cancel as cancel_jobs
-    from radit_job.executors.kubernetes.manifest import job_name
+    """End what runs for a run: its Jobs in the cluster, with their pods, and its fine-tuning job at a service.
+
+    What is committed is kept.
+    """
+    from radit_job.pipeline.fine_tuning import cancel_fine_tuning
     from radit_job.pipeline.runs import require_run
 
     opened = open_at(store)
     record = require_run(opened, run)
+    is_in_cluster = record.executor == "kubernetes"
+    # The Jobs first: a pod that was still there would report a failure.
+    n_ended = _delete_jobs(opened, record, context, namespace) if is_in_cluster else 0
+    for line in cancel_fine_tuning(opened, record):
+        typer.echo(line)
+        n_ended += 1
+    if n_ended == 0 and not is_in_cluster:
+        what = (
+            f"run {run!r} has no Jobs and no fine-tuning job: its stages are processes of the machine that started it"
+        )
+        raise ConfigError(what, todo="Stop it there with Ctrl-C.")
+    if n_ended == 0:
+        typer.echo(f"run {run} has no Job that runs")
+
+
+def _delete_jobs(store: ObjectStore, record: RunRecord, context: str | None, namespace: str | None) -> int:
+    from radit_job.executors.kubernetes.cancel import cancel as cancel_jobs
+    from radit_job.executors.kubernetes.manifest import job_name
+
     started = [(item.stage, item.key) for item in record.stages.values() if item.key and item.status != "cached"]
-    jobs = [job_name(stage, key, opened.url) for stage, key in started]
+    jobs = [job_name(stage, key, store.url) for stage, key in started]
     # The controller's Job of a run that has ended may have the name of one that another run has now.
     controllers = [record.controller_job] if record.controller_job and record.status == "running" else []
-    deleted = cancel_jobs(cluster_of(record, context, namespace), run, jobs, controllers=controllers)
+    deleted = cancel_jobs(cluster_of(record, context, namespace), record.run, jobs, controllers=controllers)
     for job in deleted:
         typer.echo(f"deleted {job}")
-    if not deleted:
-        typer.echo(f"run {run} has no Job that runs")
+    return len(deleted)

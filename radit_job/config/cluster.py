@@ -223,9 +223,13 @@ class Kubernetes(Section):
         origin="none",
     )
     env_from: list[EnvFrom] = setting(
-        [{"config_map": "radit-settings", "optional": True}, {"secret": "radit-s3", "optional": True}],
+        [
+            {"config_map": "radit-settings", "optional": True},
+            {"secret": "radit-s3", "optional": True},
+            {"secret": "radit-openai", "optional": True},
+        ],
         "Environment variables of every pod by reference, the controller's among them: the store's address and "
-        "credentials. A cloud's own identity needs none.",
+        "credentials, and the keys of served models. A cloud's own identity needs none for the store.",
         origin="as k8s/ names them; each is left out where it does not exist",
     )
     queue: KubernetesName | None = setting(

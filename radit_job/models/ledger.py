@@ -9,6 +9,7 @@ them saves for all (group commit), so that saving never queues up behind the ser
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from typing import Any
 
 from radit_job.errors import ConfigError
 
+ROUNDING_USD = 1e-9  # what sums of many small floats may be off by
 MERGED_FILES = 64  # so many small files become one, or saving thousands of answers would list thousands of files
 
 
@@ -156,7 +158,7 @@ class Ledger:
                     todo="Give its price, 0 where it costs nothing, or drop spending.budget_usd.",
                 )
             so_far = sum(self._usd_or_zero())
-            if so_far + self._reserved_usd + usd > self.budget_usd:
+            if so_far + self._reserved_usd + usd > self.budget_usd + ROUNDING_USD:
                 raise ConfigError(
                     f"the next call to {model} may cost ${usd:.4f}, and ${so_far + self._reserved_usd:.4f} of the "
                     f"${self.budget_usd:.4f} that were left for this stage are spent or set aside for calls under way",
@@ -174,8 +176,14 @@ class Ledger:
     def keep(self, key: str, answer: Any, reservation: Reservation, usage: Usage) -> None:
         """Keep an answer (plain JSON) and what it cost; returns when it is saved."""
         usd = self.prices.cost(reservation.model, usage)
-        row = {"key": key, "model": reservation.model, "usd": usd, "usage": asdict(usage), "answer": answer}
         with self._lock:
+            row = {
+                "key": self._unused(key),
+                "model": reservation.model,
+                "usd": usd,
+                "usage": asdict(usage),
+                "answer": answer,
+            }
             self._enter(row)
             self._pending.rows.append(row)
             self._pending.n_taken += 1
@@ -183,14 +191,29 @@ class Ledger:
         self.release(reservation)
         self._wait_until_saved(ticket)
 
+    def save(self) -> None:
+        """Save what the stage's scratch holds now; returns when it is in the store."""
+        if self._save is not None:
+            self._save(self.spent)
+
+    def _unused(self, key: str) -> str:
+        """The key, or one made of it: what was paid for twice costs twice, and the first answer stands."""
+        n_paid, name = 1, key
+        while name in self._answers:
+            n_paid += 1
+            name = f"{key}#{n_paid}"
+        return name
+
     def _enter(self, row: Mapping[str, Any]) -> None:
-        model, usd = str(row["model"]), row["usd"]
+        model, usd, usage = str(row["model"]), row["usd"], Usage(**row["usage"])
         if row["key"] in self._answers:
             return  # a file that was merged, and not yet deleted when the process ended
+        if usd is None:  # its price may have become known since; else the budget would not see it
+            usd = self.prices.cost(model, usage)
         self._answers[row["key"]] = row["answer"]
         before = self._usd.get(model, 0.0)
         self._usd[model] = None if before is None or usd is None else before + float(usd)
-        self._usage[model] = self._usage.get(model, Usage()) + Usage(**row["usage"])
+        self._usage[model] = self._usage.get(model, Usage()) + usage
 
     def _usd_or_zero(self) -> Iterable[float]:
         return (usd or 0.0 for usd in self._usd.values())
@@ -244,7 +267,10 @@ class Ledger:
 
 
 def _write_file(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Whole or not at all, whenever the process is killed."""
+    """Whole or not at all, whenever the process is killed or the machine goes down."""
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())  # or after a crash of the machine the name may be there without the content
     partial.replace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,13 @@ from llama_index.core.llms import LLM
 from llama_index.core.prompts.mixin import PromptMixinType
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
-from transformers import GenerationConfig
 
-from radit_job.models.base import Conversation, Embedder, Vectors
-from radit_job.models.huggingface import HuggingFaceLM
+from radit_job.errors import InputError
+from radit_job.models.base import AnsweringLM, Conversation, Embedder, Vectors
 from radit_job.records import Chunk, Message
+
+if TYPE_CHECKING:
+    from radit_job.models.huggingface import HuggingFaceLM
 
 # One query's vector, [1, dimension], to the rows and the similarities of the k nearest chunks, best first
 Search = Callable[[Vectors], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
@@ -30,7 +33,8 @@ def as_llm(lm: HuggingFaceLM, *, max_new_tokens: int, system_prompt: str = "") -
     HuggingFaceLLM.complete() by itself applies no chat template; here it does, with `system_prompt` as the system's
     turn. The model's own generation settings (sampling, repetition penalty) are set aside, as in the pipeline.
     """
-    from llama_index.llms.huggingface import HuggingFaceLLM
+    from llama_index.llms.huggingface import HuggingFaceLLM  # late: it imports torch, which a served model needs not
+    from transformers import GenerationConfig
 
     tokenizer, name = lm.tokenizer, lm.model.name_or_path
     bos = tokenizer.bos_token if tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id] else None
@@ -75,11 +79,12 @@ class Asking:
     seed: int = 0
 
 
-def as_query_engine(lm: HuggingFaceLM, retriever: BaseRetriever | None, asking: Asking) -> BaseQueryEngine:
+def as_query_engine(lm: AnsweringLM, retriever: BaseRetriever | None, asking: Asking) -> BaseQueryEngine:
     """Retriever, prompt and model together; without a retriever the model gets no texts, and the response no sources.
 
-    The chunks ranked last are left out until the prompt fits the model's context. LlamaIndex's own synthesizers join
-    and cut the context in their way, which is not the prompt of the training.
+    The chunks ranked last are left out until the prompt fits the model's context, where it is known. LlamaIndex's own
+    synthesizers join and cut the context in their way, which is not the prompt of the training. InputError if a
+    service's content filter cut the answer.
     """
     return _RunQueryEngine(lm, retriever, asking)
 
@@ -98,7 +103,7 @@ class _ChunkRetriever(BaseRetriever):
 
 
 class _RunQueryEngine(BaseQueryEngine):
-    def __init__(self, lm: HuggingFaceLM, retriever: BaseRetriever | None, asking: Asking) -> None:
+    def __init__(self, lm: AnsweringLM, retriever: BaseRetriever | None, asking: Asking) -> None:
         super().__init__(callback_manager=None)
         self._lm, self._retriever, self._asking = lm, retriever, asking
 
@@ -113,14 +118,19 @@ class _RunQueryEngine(BaseQueryEngine):
             temperature=asking.temperature,
             seed=asking.seed,
         )
-        answers = [completion.text for completion in completions]
-        best = asking.choose(answers, [found.get_score() for found in nodes]) if len(answers) > 1 else 0
+        whole = [row for row, completion in enumerate(completions) if completion.finish_reason != "content_filter"]
+        if not whole:
+            raise InputError("the service's content filter cut the answer", todo="Ask in other words.")
+        answers = [completions[row].text for row in whole]
+        best = asking.choose(answers, [nodes[row].get_score() for row in whole]) if len(answers) > 1 else 0
         return Response(answers[best], source_nodes=nodes)
 
     def _conversations(self, question: str, nodes: Sequence[NodeWithScore]) -> list[Conversation]:
         return self._asking.conversations(question, [found.node.get_content() for found in nodes])
 
     def _fit(self, conversations: Sequence[Conversation]) -> bool:
+        if self._lm.context_tokens is None:
+            return True
         room = self._lm.context_tokens - self._asking.max_new_tokens
         return all(self._lm.n_prompt_tokens(conversation) <= room for conversation in conversations)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from radit_job.errors import InputError
@@ -47,11 +48,19 @@ class TokenCounter:
         return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0])
 
 
-def open_token_counter(ref: ModelRef) -> TokenCounter:
-    """The counter of a model's own tokenizer. InputError for a model without a fast tokenizer."""
+def open_token_counter(ref: ModelRef) -> Callable[[str], int]:
+    """The counter of a model's own tokenizer; of a served model's as far as it is known here (`openai_api.tokens`).
+
+    InputError for a model without a fast tokenizer.
+    """
     from tokenizers import Tokenizer
 
-    file = model_folder(ref) / "tokenizer.json"
+    from radit_job.models.openai_api.tokens import openai_counter, tokenizer_folder
+
+    if ref.provider == "openai" and ref.tokenizer is None:
+        return openai_counter(ref.name)
+    folder = tokenizer_folder(ref.tokenizer) if ref.provider == "openai" and ref.tokenizer else model_folder(ref)
+    file = folder / "tokenizer.json"
     if not file.is_file():
         raise InputError(
             "this model has no fast tokenizer",

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from radit_job.config.loading import LoadedConfig
 from radit_job.config.schema import Model
-from radit_job.errors import RaditError, StoreError
+from radit_job.errors import StoreError
 from radit_job.models.identity import model_identity
+from radit_job.pipeline.check_served import served_findings
+from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
 from radit_job.pipeline.sources import find_sources
 from radit_job.store import ObjectStore
@@ -23,18 +24,11 @@ GIB = 1 << 30
 FREE_DISK_GIB = 4.0  # two model copies in float32, a checkpoint, and room to breathe
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
+def findings(loaded: LoadedConfig, store: ObjectStore, *, by_pods: bool = False) -> Iterator[Finding]:
+    """Look at the settings, the files, the models and the store; nothing that a run needs is changed.
 
-    subject: str
-    verdict: Literal["ok", "warn", "fail"]
-    says: str
-    error: RaditError | None = None
-
-
-def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
-    """Look at the settings, the files, the models and the store; nothing that a run needs is changed."""
+    `by_pods`: the stages will run in a cluster, and what this machine lacks they may have.
+    """
     yield Finding("config", "ok", f"{loaded.path}: {len(needed_rows(loaded.config))} stages")
     yield from attempt("documents", lambda: _documents(loaded))
     models = loaded.config.models
@@ -44,25 +38,16 @@ def findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]:
         ("writer", models.question_writer),
         ("judge", models.judge),
     ):
-        is_used = model is not None and (name != "writer" or loaded.config.questions.source == "generate")
-        if model is not None and is_used:
+        is_used = name != "writer" or loaded.config.questions.source == "generate"
+        if model is not None and is_used and model.provider != "openai":
             yield from attempt(name, partial(_model, name, model))
+    yield from served_findings(loaded.config, by_pods=by_pods)
     yield from attempt("store", lambda: _store(store))
 
 
 def local_findings(loaded: LoadedConfig) -> Iterator[Finding]:
     """Look at this machine, which is to run the stages."""
     yield _memory(loaded)
-
-
-def attempt(subject: str, look: Callable[[], Finding | list[Finding]]) -> Iterator[Finding]:
-    """What a look found; an error of its own becomes a finding."""
-    try:
-        seen = look()
-    except RaditError as error:
-        yield Finding(subject, "fail", str(error), error)
-        return
-    yield from seen if isinstance(seen, list) else [seen]
 
 
 def _documents(loaded: LoadedConfig) -> list[Finding]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from radit_job.config.cluster import Profile
+from radit_job.config.cluster import EnvFrom, Profile
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.executors.kubernetes.client import KubernetesClient, connect
 from radit_job.executors.kubernetes.manifest import stage_job
 from radit_job.executors.kubernetes.permissions import missing
 from radit_job.jobs import JobSpec, Resources
+from radit_job.model_ref import OPENAI_URL
 from radit_job.pipeline.catalog import StageRow
-from radit_job.pipeline.check import Finding, attempt
+from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
+from radit_job.pipeline.served import Use, served_uses
 from radit_job.store import ObjectStore
 
 Resource = Mapping[str, Any]
 PATIENCE_S = 10.0  # whoever checks wants to hear of a mistyped address soon
+KEYS_OBJECT = "radit-openai"  # the Secret in which env_from expects the keys of served models
 
 
 def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
@@ -50,8 +53,11 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
     if not clients:
         return
     used = {settings.placement(row.name).profile: settings.profile(row.name) for row in needed_rows(config)}
+    uses = served_uses(config)
     for name, profile in sorted(used.items()):
-        yield from _references(clients[0], name, profile)
+        mine = [use for use in uses if settings.placement(use.stage).profile == name]
+        yield from _references(clients[0], name, profile, wants_keys=bool(mine))
+        yield from _keys(clients[0], name, profile, mine)
         yield from _nodes(clients[0], name, profile)
 
 
@@ -81,13 +87,15 @@ def _memory(config: Config) -> Iterator[Finding]:
 
 
 def _is_not_packaged(model: Any) -> bool:
-    return model is not None and model.provider != "packaged"
+    return model is not None and model.provider == "huggingface"  # a served one takes no memory here
 
 
-def _references(client: KubernetesClient, name: str, profile: Profile) -> Iterator[Finding]:
+def _references(client: KubernetesClient, name: str, profile: Profile, *, wants_keys: bool) -> Iterator[Finding]:
     """Secrets and ConfigMaps that the pods take their environment from."""
     for source in profile.env_from:
-        resource, wanted = ("secrets", source.secret) if source.secret else ("configmaps", source.config_map)
+        if source.secret == KEYS_OBJECT and source.optional and not wants_keys:
+            continue
+        resource, wanted = _named(source)
         subject, kind = f"profile {name}", resource.removesuffix("s")
         if not client.is_allowed("get", resource):
             yield Finding(subject, "warn", f"whether the {kind} {wanted} exists cannot be seen with these permissions")
@@ -100,6 +108,38 @@ def _references(client: KubernetesClient, name: str, profile: Profile) -> Iterat
             todo = "Create it, or write optional: true where env_from names it."
             error = ConfigError(f"there is no {kind} {wanted}", where=f"namespace {client.namespace}", todo=todo)
             yield Finding(subject, "fail", str(error), error)
+
+
+def _named(source: EnvFrom) -> tuple[str, str]:
+    """The resource and the object's name."""
+    return ("secrets", source.secret) if source.secret else ("configmaps", str(source.config_map))
+
+
+def _keys(client: KubernetesClient, name: str, profile: Profile, uses: Sequence[Use]) -> Iterator[Finding]:
+    """Whether the pods will have the keys of the served models that they call; no value is looked at."""
+    wanted: dict[str, bool] = {}
+    for use in uses:
+        is_needed = use.model.base_url == OPENAI_URL
+        wanted[use.model.api_key_env] = wanted.get(use.model.api_key_env, False) or is_needed
+    if not wanted:
+        return
+    subject = f"profile {name}"
+    sources = [_named(source) for source in profile.env_from]
+    hidden = [item for resource, item in sources if not client.is_allowed("get", resource)]
+    seen = {item: client.get(resource, item) for resource, item in sources if item not in hidden}
+    for variable, is_needed in sorted(wanted.items()):
+        holders = [item for item, found in seen.items() if found is not None and variable in (found.get("data") or {})]
+        if holders or variable in profile.env:
+            yield Finding(subject, "ok", f"pods get {variable} from {holders[0] if holders else 'env'}")
+        elif hidden:
+            where = f"with these permissions; it may be in {' or '.join(hidden)}"
+            yield Finding(subject, "warn", f"whether pods get {variable} cannot be seen {where}")
+        elif is_needed:
+            todo = f'kubectl create secret generic {KEYS_OBJECT} --from-literal={variable}="${variable}"'
+            error = ConfigError(f"nothing gives pods {variable}", where=f"namespace {client.namespace}", todo=todo)
+            yield Finding(subject, "fail", str(error), error)
+        else:
+            yield Finding(subject, "warn", f"nothing gives pods {variable}; a server other than OpenAI's may need none")
 
 
 def _nodes(client: KubernetesClient, name: str, profile: Profile) -> Iterator[Finding]:

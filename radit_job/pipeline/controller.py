@@ -26,6 +26,7 @@ from radit_job.pipeline.outputs import error_of, publish_results
 from radit_job.pipeline.plan import Decision, IdentityOf
 from radit_job.pipeline.planner import Planner
 from radit_job.pipeline.runs import RunRecord, StageRecord, load_run, now, save_run
+from radit_job.pipeline.spending import drop_books, paid_models
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import Manifest, find, read_result
 
@@ -77,6 +78,7 @@ class Controller:
         self._record.executor, self._record.context = executor.name, executor.context
         self._record.namespace = executor.namespace
         self._record.controller_job = os.environ.get("RADIT_CONTROLLER_JOB")
+        self._begin_books()
         self._save()
         self._store.write(run_file(self._record.run, "config.yaml"), self._loaded.text.encode())
         error: RaditError | None = None
@@ -123,8 +125,18 @@ class Controller:
             decision, manifest = self._planner.decide(row)
             if manifest is not None:
                 self._reuse(row, decision, manifest)
+            elif self._must_wait_for_the_budget(row):
+                continue
             elif executor.has_room(Resources(row.memory_gib, row.is_heavy)):
                 self._start(executor, row, decision)
+
+    def _must_wait_for_the_budget(self, row: StageRow) -> bool:
+        """Whether another stage that may pay runs: what it will spend is not known before it ends."""
+        config = self._loaded.config
+        if config.spending.budget_usd is None or not paid_models(row, config):
+            return False
+        running = [other for other in self._planner.rows if self._record.stages[other.name].status == "running"]
+        return any(paid_models(other, config) for other in running)
 
     def _start(self, executor: Executor, row: StageRow, decision: Decision) -> None:
         record = self._record.stages[row.name]
@@ -145,6 +157,7 @@ class Controller:
         is_ours = result.get("run") == self._record.run and str(result.get("finished_at")) >= self._record.started_at
         record.status = "done" if is_ours and self._is_resumed() else "cached"
         record.why, record.key, record.seconds = decision.why, decision.key, result.get("seconds")
+        record.spent = result.get("spent")
         record.ingredients = self._planner.ingredients(row)
         self._planner.take(manifest)
         self._save()
@@ -169,7 +182,7 @@ class Controller:
             self._save()
             return error
         result = read_result(self._store, manifest)
-        record.status, record.seconds = "done", result.get("seconds")
+        record.status, record.seconds, record.spent = "done", result.get("seconds"), result.get("spent")
         self._planner.take(manifest)
         emit("stage_done", stage=stage, key=record.key, seconds=record.seconds, counters=result.get("counters"))
         self._save()
@@ -184,6 +197,12 @@ class Controller:
         self._record.finished_at = now()
         self._save()
 
+    def _begin_books(self) -> None:
+        """A run that ended well is over, and so is its budget. The books go first, and that may be done twice."""
+        last = load_run(self._store, self._record.run)  # anew: another controller may have begun since
+        if last is not None and last.status == "done":
+            drop_books(self._store, self._record.run)
+
     def _save(self) -> None:
         save_run(self._store, self._record)
         self._saved_at_s = time.monotonic()
@@ -196,6 +215,7 @@ class Controller:
     def _new_record(self, run: str) -> RunRecord:
         """Nothing has happened yet; what the stages were last time is kept, for `plan` to compare and `gc` to spare."""
         record = RunRecord(run, config_digest(self._loaded.config), "", now())
+        record.budget_usd = self._loaded.config.spending.budget_usd
         if self._previous is not None and self._is_resumed():
             record.started_at = self._previous.started_at
         wanted = {row.name for row in self._planner.rows}

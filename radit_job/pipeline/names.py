@@ -8,9 +8,9 @@ def run_file(run: str, name: str) -> str:
     return f"runs/{run}/{name}"
 
 
-def spent_file(run: str, stage: str, key: str, shard: str = "") -> str:
-    """Where a stage's process tells what it has spent; `shard` is "" or, say, "-2-of-4"."""
-    return run_file(run, f"spent/{stage}-{key[:10]}{shard}.json")
+def spent_file(run: str, stage: str, key: str, process: str = "") -> str:
+    """Where a stage's process tells what it has spent; `process` is "" or, say, "-2-of-4": see Book.name."""
+    return run_file(run, f"spent/{stage}-{key[:10]}{process}.json")
 
 
 def spec_file(run: str, stage: str, key: str) -> str:

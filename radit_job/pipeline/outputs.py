@@ -12,6 +12,7 @@ from radit_job.errors import CorruptArtifact, RaditError, ServiceError, StageFai
 from radit_job.jobs import ArtifactRef, JobState, Outcome
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import RunRecord
+from radit_job.pipeline.spending import read_books, summary
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import fetch, find
 
@@ -21,7 +22,7 @@ def publish_results(store: ObjectStore, record: RunRecord, artifacts: Mapping[st
     results = artifacts.get("results")
     if results is not None:
         measured = json.loads(_read_file(store, results, "results.json"))
-        whole = results_of(record, store.url, measured)
+        whole = results_of(record, store.url, measured, summary(record, read_books(store, record.run)))
         data = json.dumps(whole, indent=1, ensure_ascii=False).encode()
         store.write(run_file(record.run, "results.json"), data)
     report = artifacts.get("report")
@@ -37,8 +38,8 @@ def _read_file(store: ObjectStore, reference: ArtifactRef, name: str) -> bytes:
         return (fetch(store, manifest, reference.artifact, Path(folder)) / name).read_bytes()
 
 
-def results_of(record: RunRecord, store_url: str, measured: dict[str, Any]) -> dict[str, Any]:
-    """The run's results.json: what `evaluate` measured, and the state of the stages."""
+def results_of(record: RunRecord, store_url: str, measured: dict[str, Any], spent: dict[str, Any]) -> dict[str, Any]:
+    """The run's results.json: what `evaluate` measured, the state of the stages, and what paid services cost."""
     stages = [
         {"stage": item.stage, "key": item.key, "status": item.status, "seconds": item.seconds}
         for item in record.stages.values()
@@ -51,7 +52,9 @@ def results_of(record: RunRecord, store_url: str, measured: dict[str, Any]) -> d
         "arms": measured["arms"],
         "rows": measured["rows"],
         "pairs": measured["pairs"],
+        **({"judge": measured["judge"]} if "judge" in measured else {}),
         "stages": stages,
+        "spent": spent,
     }
 
 

@@ -17,6 +17,7 @@ from radit_job.pipeline.graph import ancestors, artifact_name, check_stage, need
 from radit_job.pipeline.plan import Decision, IdentityOf, Ingredients, ingredients_of, key_of, why_run, why_waits
 from radit_job.pipeline.runs import RunRecord
 from radit_job.pipeline.sources import find_sources, publish_source
+from radit_job.pipeline.spending import left_usd, paid_models, prices_of, read_books
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import Manifest, damage, find, read_result
 
@@ -122,6 +123,8 @@ class Planner:
             resources=Resources(row.memory_gib, row.is_heavy),
             shards=shards,
             replace=decision.replace,
+            budget_usd=left_usd(row, str(decision.key), self._loaded.config, read_books(self._store, run)),
+            prices=prices_of(self._loaded.config) if paid_models(row, self._loaded.config) else {},
         )
 
     def locate_sources(self, *, publish: bool) -> dict[str, str]:

@@ -5,6 +5,7 @@ runs/<run>/run.json           the state of every stage; rewritten at each change
 runs/<run>/alive/...          touched by the controller of a remote store's run, as long as it lives
 runs/<run>/jobs/...           the JobSpec of each stage that ran, by stage and key
 runs/<run>/logs/<stage>.jsonl what each stage printed
+runs/<run>/spent/...          what each stage's process has spent; see pipeline/spending.py
 runs/<run>/results.json       rows, pairs and stages
 runs/<run>/report.html        the page
 """
@@ -38,6 +39,7 @@ class StageRecord:
     seconds: float | None = None  # what computing the artifact took, whenever that was
     ingredients: dict[str, Any] | None = None  # what the key is made of
     condition: dict[str, Any] | None = None  # how it stands while it runs: the fields of jobs.Condition
+    spent: dict[str, Any] | None = None  # what the artifact cost when it was made, by model: the fields of Spent
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class RunRecord:
     namespace: str | None = None
     controller_job: str | None = None  # the Job whose pod is the controller, if it is one
     force: list[str] = field(default_factory=list)  # stages that were to be computed anew
+    budget_usd: float | None = None  # for all of the run's paid calls; None: no limit
     format: int = RUN_FORMAT
 
 

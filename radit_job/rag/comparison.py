@@ -15,8 +15,9 @@ Values = dict[str, float]  # question id -> value
 Key = tuple[str, str, str]  # arm, split, metric
 Name = TypeVar("Name", bound=Hashable)
 
-# Every arm is compared with base; these two besides: is a gain more than style, and what is retrieval worth.
-FURTHER_PAIRS = (("lm", "few_shot"), ("base", "closed_book"))
+# Every arm is compared with base; these besides: is a gain more than style, what is retrieval worth, and what does the
+# tuned LM know by itself. `preference` is a comparison already: it is summarised, and 0.5 is even.
+FURTHER_PAIRS = (("lm", "few_shot"), ("base", "closed_book"), ("lm_closed_book", "closed_book"))
 DECIMALS = 6
 
 

@@ -13,12 +13,6 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana and Han: no spaces
 _ROUGE_WORD = re.compile(rf"(?![\W_])[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-# A judge's first line: "4", "4.5", "4/5", "**4**", "Score: 4". Anything else is no judgement.
-_MARKS = r"[\s*_`'\"]*"
-_JUDGEMENT = re.compile(
-    rf"{_MARKS}(?:(?:score|rating){_MARKS}[:=]?{_MARKS})?([1-5](?:\.\d+)?)(?:\s*/\s*5(?:\.0+)?)?{_MARKS}\.?",
-    re.IGNORECASE,
-)
 
 
 def normalize(text: str) -> str:
@@ -75,20 +69,6 @@ def recall_at(k: int, gold_rank: int) -> float:
 def reciprocal_rank(gold_rank: int) -> float:
     """1 / rank of the best gold chunk among all chunks; its mean is MRR."""
     return 1 / gold_rank
-
-
-def parse_judgement(text: str) -> tuple[float | None, str]:
-    """A judge's score from 1 to 5 and its reasons; the score is None when the first line is not a score.
-
-    For LlamaIndex's CorrectnessEvaluator, whose own parser raises on a judge that answers in another form, and which
-    asks for a line with the score alone, followed by the reasons.
-    """
-    first, _, rest = text.strip().partition("\n")
-    found = _JUDGEMENT.fullmatch(first)
-    score = float(found[1]) if found else None
-    if score is None or score > 5:
-        return None, text.strip()
-    return score, rest.strip()
 
 
 class RougeWords:

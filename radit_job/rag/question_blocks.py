@@ -41,7 +41,7 @@ def draw_sentences(chunk_file: Path, documents: Sequence[str], n_wanted: int, se
     n_sentences = SENTENCES_PER_QUESTION * n_wanted
     chosen = set(spread(documents, seed)[:n_sentences])
     sentences: dict[str, Sentence] = {}
-    for index, (before, chunk, after) in enumerate(_with_neighbours(read_rows(chunk_file, Chunk))):
+    for index, (before, chunk, after) in enumerate(with_neighbours(read_rows(chunk_file, Chunk))):
         if index not in chosen:
             continue
         for text in answer_sentences(chunk):
@@ -103,7 +103,7 @@ class SentenceVectors:
         return own, self._shared[others]
 
 
-def _with_neighbours(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk | None, Chunk, Chunk | None]]:
+def with_neighbours(chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk | None, Chunk, Chunk | None]]:
     """Each chunk with the one before and the one after it, which share its overlap."""
     before: Chunk | None = None
     here = next(chunks, None)

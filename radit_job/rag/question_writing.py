@@ -86,13 +86,18 @@ class Sentence:
 
 def answer_sentences(chunk: Chunk) -> Iterator[str]:
     """The chunk's sentences that make sense alone: complete, of a usual length, prose, pointing to nothing outside."""
-    if len(_REFERENCE.findall(chunk.text)) > MAX_REFERENCES:
+    if is_bibliography(chunk.text):
         return
     for raw in split_sentences(chunk.text):
         text = raw.strip()
         is_complete = text[:1].isupper() and text.endswith((".", "!")) and "\n" not in text
         if is_complete and not _POINTS_ELSEWHERE.search(text) and _is_prose(text.split()):
             yield text
+
+
+def is_bibliography(text: str) -> bool:
+    """Whether a text lists references, whose titles are no sentences."""
+    return len(_REFERENCE.findall(text)) > MAX_REFERENCES
 
 
 def _is_prose(pieces: Sequence[str]) -> bool:

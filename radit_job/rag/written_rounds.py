@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from radit_job.hashing import digest
@@ -18,6 +18,8 @@ class WrittenRound:
 
     texts: list[str]
     n_completion_tokens: int
+    n_prompt_tokens: int = 0  # this and the next are told where pairs are written
+    finish_reasons: list[str] = field(default_factory=list)
 
 
 class WrittenRounds:
@@ -36,7 +38,8 @@ class WrittenRounds:
                 if not line.endswith(b"\n"):
                     break
                 row = json.loads(line)
-                self._rounds[row["asked"]] = WrittenRound(row["texts"], row["n_completion_tokens"])
+                asked = row.pop("asked")
+                self._rounds[asked] = WrittenRound(**row)
                 n_whole_bytes += len(line)
         return n_whole_bytes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from radit_job.report import judge
 from radit_job.report.labels import arm_name, interval, metric_label, number
 from radit_job.report.results import FEWEST_TO_CLAIM, Difference, Results, Verdict
 
@@ -48,22 +50,32 @@ def headline(results: Results) -> str:
     return f"{name[0].upper()}{name[1:]} on {_questions(n)}: {measured}. In this run {missing}."
 
 
-def findings(results: Results, *, reference_words: float | None = None, n_leaked: int = 0) -> list[Finding]:
+def findings(
+    results: Results,
+    *,
+    reference_words: float | None = None,
+    n_leaked: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> list[Finding]:
     """What explains or limits the headline, most telling first; what was not measured is left out.
 
     Args:
         reference_words: mean length of the reference answers.
         n_leaked: held-out questions that stand with their answer in the corpus itself.
+        settings: the run's; which model judges is looked up there.
     """
     metric = headline_metric(results)
     found = [
         _leakage(results, n_leaked),
         *(_decomposition(results, metric) if metric else []),
+        _preference(results),
         _reference_loss(results),
         _length(results, reference_words),
         _retrieval(results, metric) if metric else None,
+        _without_retrieval(results, metric) if metric else None,
         _over_fitting(results, metric) if metric else None,
         _failures(results),
+        _judge(results, settings),
         _few_questions(results),
     ]
     return [finding for finding in found if finding]
@@ -101,6 +113,14 @@ def _decomposition(results: Results, metric: str) -> list[Finding]:
         text = f"Against that few-shot prompt the tuned LM differs by {claim(beyond)}."
         found.append(Finding("Beyond the prompt", text, beyond.verdict))
     return found
+
+
+def _preference(results: Results) -> Finding | None:
+    row = results.mean("lm", "preference")
+    if row is None:
+        return None
+    text = f"The judge’s choice between the tuned LM’s answer and the base LM’s: {judge.preferred(row)}."
+    return Finding("Preference", text, judge.preference_verdict(row))
 
 
 def _reference_loss(results: Results) -> Finding | None:
@@ -141,6 +161,14 @@ def _retrieval(results: Results, metric: str) -> Finding | None:
     return Finding("Retrieval", text, difference.verdict)
 
 
+def _without_retrieval(results: Results, metric: str) -> Finding | None:
+    difference = results.difference("lm_closed_book", "closed_book", metric)
+    if difference is None:
+        return None
+    text = f"Without retrieved chunks, tuning changes {metric_label(metric).name} by {claim(difference)}."
+    return Finding("Knowledge in the weights", text, difference.verdict)
+
+
 def _over_fitting(results: Results, metric: str) -> Finding | None:
     trained, held_out = results.mean("lm", metric, "train"), results.mean("lm", metric)
     if not (trained and held_out and trained.low is not None and held_out.high is not None):
@@ -152,6 +180,11 @@ def _over_fitting(results: Results, metric: str) -> Finding | None:
     if trained.low > held_out.high:
         return Finding("Over-fitting", f"{text}: it has learned some of them by heart.", "worse")
     return Finding("Over-fitting", f"{text}: the intervals overlap.", "note")
+
+
+def _judge(results: Results, settings: Mapping[str, Any] | None) -> Finding | None:
+    cautions = judge.cautions(results, settings)
+    return Finding("The judge", " ".join(cautions), "note") if cautions else None
 
 
 def _failures(results: Results) -> Finding | None:

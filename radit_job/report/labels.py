@@ -54,6 +54,30 @@ _METRICS = {
         "mean negative log-probability of the reference answer",
     ),
     "correctness": MetricLabel("correctness", "correctness", "higher", 2, "points", "the judge's mark, 1 to 5"),
+    "faithfulness": MetricLabel(
+        "faithfulness",
+        "faithful",
+        "higher",
+        3,
+        "share",
+        "share of answers that the judge finds supported by their chunks",
+    ),
+    "relevancy": MetricLabel(
+        "relevancy",
+        "relevant",
+        "higher",
+        3,
+        "share",
+        "share of answers that the judge finds in line with the question and their chunks",
+    ),
+    "preference": MetricLabel(
+        "preferred over base",
+        "preferred",
+        "higher",
+        3,
+        "share",
+        "the judge's choice between the tuned LM's answer (1) and the base LM's (0); undecided is 0.5, and 0.5 is even",
+    ),
     "answer_words": MetricLabel("answer length", "words", None, 1, "words", "words in the answer"),
     "mrr": MetricLabel(
         "MRR", "MRR", "higher", 3, "share", "mean reciprocal rank of the first gold chunk among all chunks"
@@ -65,6 +89,7 @@ ARM_NAMES = {
     "base": "base LM",
     "few_shot": "few-shot",
     "lm": "tuned LM",
+    "lm_closed_book": "tuned closed book",
     "retriever": "tuned retriever",
     "dual": "both tuned",
 }
@@ -73,6 +98,7 @@ ARM_MEANINGS = {
     "base": "base LM with retrieved chunks",
     "few_shot": "base LM with retrieved chunks and a few training pairs in the prompt",
     "lm": "tuned LM with retrieved chunks",
+    "lm_closed_book": "tuned LM without retrieved chunks",
     "retriever": "base LM with the tuned retriever's chunks",
     "dual": "tuned LM with the tuned retriever's chunks",
 }

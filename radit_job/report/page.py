@@ -19,10 +19,11 @@ from markupsafe import Markup
 
 from radit_job.hashing import short
 from radit_job.records import DocumentRow, Dropped, Prediction, Score
-from radit_job.report import figures, labels, plots, provenance
+from radit_job.report import figures, judge, labels, plots, provenance
 from radit_job.report.answers import Comparison, compared_arms, comparisons, extremes
 from radit_job.report.findings import findings, headline, headline_metric
 from radit_job.report.results import FEWEST_TO_CLAIM, Mean, Results
+from radit_job.report.spending import spending
 
 FOLDER = Path(__file__).parent
 ANSWERS_LISTED = 500  # questions in the list of all answers; more would make the page slow to open
@@ -80,6 +81,7 @@ def render(material: Material) -> str:
             results,
             reference_words=reference_words,
             n_leaked=sum(row.is_held_out for row in leaks),
+            settings=material.settings,
         ),
         overview=[_figure(svg) for svg in plots.overview(results)],
         tables=[_results_table(results, "val"), _results_table(results, "train")],
@@ -87,10 +89,13 @@ def render(material: Material) -> str:
         lengths=_figure(plots.lengths(results, reference_words)),
         training=_training(material.training, _counters(material.lineage, "finetune_lm")),
         retrieval=_retrieval(results),
+        judge=judge.section(results, material.settings),
+        preference=_figure(plots.preference(results)),
         answers=_answers(material, results),
         losses=provenance.losses(material.documents, material.dropped, material.training, material.questions_summary),
         leaks=leaks,
         stages=provenance.stages(material.lineage),
+        spending=spending(material.lineage),
         settings=yaml.safe_dump(dict(material.settings), sort_keys=False, allow_unicode=True, width=100),
         versions=provenance.versions(material.lineage),
     )
@@ -155,8 +160,10 @@ def _results_table(results: Results, split: str) -> dict[str, Any]:
 def _cell(results: Results, arm: str, metric: str, split: str) -> dict[str, Any]:
     row: Mean | None = results.mean(arm, metric, split)
     difference = results.difference(arm, "base", metric, split) if arm != "base" else None
-    label = labels.metric_label(metric)
-    return {"row": row, "verdict": difference.verdict if difference else "", "decimals": label.decimals}
+    verdict = difference.verdict if difference else ""
+    if metric == "preference":  # is a comparison with base already
+        verdict = judge.preference_verdict(row)
+    return {"row": row, "verdict": verdict, "decimals": labels.metric_label(metric).decimals}
 
 
 def _retrieval(results: Results) -> list[dict[str, Any]]:

@@ -8,16 +8,18 @@ from typing import Any
 from radit_job.report import figures
 from radit_job.report.figures import Group, Span
 from radit_job.report.findings import headline_metric
+from radit_job.report.judge import EVEN
 from radit_job.report.labels import arm_name, interval, metric_label, number
 from radit_job.report.results import Difference, Mean, Results
 
 LENGTH = "answer_words"
+SHORT_NAMES = {"lm_closed_book": "tuned closed"}  # the labels' margin is narrow
 
 
 def overview(results: Results) -> list[str]:
-    """The headline's metric for each arm with its interval, and two that see other sides of an answer."""
+    """The headline's metric for each arm with its interval, and those that see other sides of an answer."""
     measured = results.answer_metrics()
-    wanted = [headline_metric(results), "semantic_similarity", "answer_nats_per_token"]
+    wanted = [headline_metric(results), "correctness", "semantic_similarity", "answer_nats_per_token"]
     return [_overview(results, metric) for metric in dict.fromkeys(wanted) if metric in measured]
 
 
@@ -66,6 +68,21 @@ def lengths(results: Results, reference_words: float | None) -> str:
     )
 
 
+def preference(results: Results) -> str:
+    """How often the judge prefers the tuned LM's answer to the base LM's, against even."""
+    rows = _means(results, "preference")
+    if not rows:
+        return ""
+    return figures.interval_plot(
+        [Group("", rows)],
+        title="Preferred over base",
+        description=_in_words(results, "preference"),
+        mark=EVEN,
+        mark_label="even",
+        axis_label="share of held-out questions, undecided ones half",
+    )
+
+
 def training(
     steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], best_step: int | None
 ) -> str:
@@ -88,7 +105,7 @@ def _means(results: Results, metric: str) -> tuple[Span, ...]:
 def _mean_span(row: Mean) -> Span:
     decimals = 1 if row.metric == LENGTH else 2
     text = f"{number(row.mean, decimals)} {interval(row.low, row.high, decimals)}"
-    return Span(arm_name(row.arm), row.mean or 0.0, row.low, row.high, f"arm-{row.arm}", text)
+    return Span(_name(row.arm), row.mean or 0.0, row.low, row.high, f"arm-{row.arm}", text)
 
 
 def _difference_rows(results: Results, metric: str) -> tuple[Span, ...]:
@@ -98,12 +115,15 @@ def _difference_rows(results: Results, metric: str) -> tuple[Span, ...]:
 
 def _difference_span(row: Difference) -> Span:
     text = f"{number(row.delta, 2, signed=True)} {interval(row.low, row.high)}"
-    against = "" if row.against == "base" else f" − {arm_name(row.against)}"
-    label = f"{arm_name(row.arm)}{against or ' − base'}"
+    label = f"{_name(row.arm)} − {'base' if row.against == 'base' else _name(row.against)}"
     faint = "" if row.is_clear else " unclear"
     return Span(
         label, row.delta or 0.0, row.low, row.high, f"arm-{row.arm}{faint}", text, is_hollow=row.against != "base"
     )
+
+
+def _name(arm: str) -> str:
+    return SHORT_NAMES.get(arm, arm_name(arm))
 
 
 def _heading(metric: str) -> str:

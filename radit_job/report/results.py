@@ -11,7 +11,13 @@ Verdict = Literal["better", "worse", "different", "unclear"]
 
 # A bootstrap over so few questions gives intervals that are far too narrow (one question: a point).
 FEWEST_TO_CLAIM = 8
-SHOWN_PAIRS = (("lm", "base"), ("few_shot", "base"), ("lm", "few_shot"), ("closed_book", "base"))
+SHOWN_PAIRS = (
+    ("lm", "base"),
+    ("few_shot", "base"),
+    ("lm", "few_shot"),
+    ("closed_book", "base"),
+    ("lm_closed_book", "closed_book"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Results:
 
     def __init__(self, plain: dict[str, Any]) -> None:
         self.run: str = plain.get("run") or ""
+        self.judge: dict[str, Any] | None = plain.get("judge") or None
         self.rows = [_only_fields(Mean, {"n_failed": 0, **row}) for row in plain.get("rows", [])]
         self.pairs = [_only_fields(Difference, pair) for pair in plain.get("pairs", [])]
         self.arms: list[str] = list(plain.get("arms") or dict.fromkeys(row.arm for row in self.rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from radit_job.report import judge
 from radit_job.report.labels import is_retrieval, metric_label
 from radit_job.report.results import FEWEST_TO_CLAIM, Difference, Mean, Results
 
@@ -212,6 +214,16 @@ def _notes(results: Results, split: str) -> Iterator[Text]:
     failed = [f"{arm} {count}" for arm in results.arms if (count := results.n_failed(arm, split))]
     if failed:
         yield Text(f"not measured, in no mean: {', '.join(failed)}", style="yellow")
+    if results.judge is not None:
+        name = results.judge.get("model") or "unknown"
+        said = [f"judge: {name}.", judge.preference(results.judge), judge.agreement(results.judge)]
+        yield Text("\n" + _wrapped(*said), style="dim")
+        if cautions := judge.cautions(results):
+            yield Text(_wrapped(*cautions), style="yellow")
+
+
+def _wrapped(*sentences: str) -> str:
+    return "\n".join(textwrap.wrap(" ".join(filter(None, sentences)), WIDTH))
 
 
 def _legend(runs: Sequence[Results], split: str) -> str:

@@ -1,4 +1,4 @@
-"""augment: training conversations, each with the context that retrieval gives its question."""
+"""augment: training conversations, each with the context that retrieval gives its question, or with none."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from radit_job import observe
 from radit_job.config.slices import AugmentSlice
 from radit_job.errors import InputError
 from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder
+from radit_job.rag.answering import NO_CONTEXT
 from radit_job.rag.context import Context, find_contexts
 from radit_job.rag.grouping import connected_groups
 from radit_job.rag.metrics import reciprocal_rank
@@ -32,6 +33,7 @@ def run(
 ) -> dict[str, float]:
     """Read `train_questions`, `chunks`, `embeddings`; write `examples`.
 
+    With the training context none the examples are bare questions, and nothing is retrieved.
     Besides examples.jsonl the same examples stand in openai.jsonl (OpenAI's chat format for fine-tuning) and in
     llamaindex.json (LlamaIndex's LabelledRagDataset); augment.json has the figures.
     """
@@ -40,23 +42,23 @@ def run(
         raise InputError(
             "there are no training questions", where="split.train_share", todo="Raise it, or add questions."
         )
-    model = config.embedder
-    embedder = open_embedder(model.ref(), ledger)
-    contexts = find_contexts(
-        questions, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=config.retrieval.k
-    )
-    prompts = Prompts(config.retrieval.system_message, config.retrieval.template, config.retrieval.closed_book_template)
-    joined = config.retrieval.context == "joined"
+    retrieval = config.retrieval
+    form = "none" if config.training_context == "none" else retrieval.context
+    contexts = [NO_CONTEXT] * len(questions)
+    if form != "none":
+        embedder = open_embedder(config.embedder.ref(), ledger)
+        contexts = find_contexts(questions, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=retrieval.k)
+    prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
     folder = out / "examples"
-    n_examples = write_rows(folder / "examples.jsonl", _examples(questions, contexts, prompts, joined=joined))
+    n_examples = write_rows(folder / "examples.jsonl", _examples(questions, contexts, prompts, form))
     _write_openai(folder / "openai.jsonl", read_rows(folder / "examples.jsonl", Example))
     _write_llamaindex(folder / "llamaindex.json", questions, contexts)
     figures = {
         "n_examples": n_examples,
         "n_questions": len(questions),
-        "context": config.retrieval.context,
-        "k": config.retrieval.k,
-        **_gold_figures(contexts, config.retrieval.k),
+        "context": form,
+        "k": 0 if form == "none" else retrieval.k,
+        **_gold_figures(contexts, retrieval.k),
     }
     (folder / "augment.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     observe.log("augmented", **figures)
@@ -64,13 +66,21 @@ def run(
 
 
 def _examples(
-    questions: Sequence[Question], contexts: Sequence[Context], prompts: Prompts, *, joined: bool
+    questions: Sequence[Question],
+    contexts: Sequence[Context],
+    prompts: Prompts,
+    form: Literal["joined", "separate", "none"],
 ) -> Iterator[Example]:
-    """One example per question with all its chunks, or, separate, one per question and chunk (RA-DIT, section 2.2)."""
+    """One example per question with all its chunks, or, separate, one per question and chunk (RA-DIT, section 2.2).
+
+    none: one per question, as it is asked without a context.
+    """
     for question, context, group in zip(questions, contexts, _groups(questions), strict=True):
         n = len(context.chunk_ids)
-        for part in [slice(0, n)] if joined else [slice(i, i + 1) for i in range(n)]:
-            chunk_ids = context.chunk_ids[part]
+        for part in [slice(i, i + 1) for i in range(n)] if form == "separate" else [slice(0, n)]:
+            chunk_ids, texts = context.chunk_ids[part], context.texts[part]
+            bare = form == "none"
+            prompt = prompts.closed_book(question.question) if bare else prompts.with_context(question.question, texts)
             has_gold = not set(chunk_ids).isdisjoint(question.chunk_ids)
             yield Example(
                 question_id=question.question_id,
@@ -79,10 +89,7 @@ def _examples(
                 chunk_ids=chunk_ids,
                 scores=context.scores[part],
                 gold_in_context=has_gold if question.chunk_ids else None,
-                messages=(
-                    *prompts.with_context(question.question, context.texts[part]),
-                    Message("assistant", question.answer),
-                ),
+                messages=(*prompt, Message("assistant", question.answer)),
             )
 
 

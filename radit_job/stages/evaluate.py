@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from radit_job import observe
-from radit_job.config.schema import Model
+from radit_job.config.schema import JUDGED_METRICS, Model
 from radit_job.config.slices import EvaluateSlice
-from radit_job.errors import InputError, Interrupted, RaditError
+from radit_job.errors import InputError
 from radit_job.models.ledger import Ledger
 from radit_job.rag import metrics
 from radit_job.rag.comparison import compare, summarize
-from radit_job.records import Prediction, Score, read_blocks, write_rows
+from radit_job.rag.judged_scores import Repeats, judged_scores
+from radit_job.rag.judging import NEED_CONTEXT, Judge
+from radit_job.records import Chunk, Prediction, Score, read_blocks, read_rows, write_rows
 
 RESULTS_FORMAT = 1
 RETRIEVAL_METRICS = ("recall_at_k", "mrr")
 RETRIEVAL_ARMS = ("base", "few_shot", "lm")  # all with the same retriever, so the first one present speaks for it
-JUDGEMENT_TOKENS = 200  # a score and its reasons
-# What LlamaIndex and transformers raise for a single judgement, above all where the prompt is too long for the judge.
-JUDGE_ERRORS = (RaditError, ValueError, RuntimeError, IndexError)
 
 
 def run(
@@ -33,7 +33,10 @@ def run(
     if not rows:
         raise InputError("there are no answers to evaluate", where=str(predictions))
     answer_metrics = [name for name in config.metrics if name not in RETRIEVAL_METRICS] + ["answer_words"]
-    scores = [score for name in answer_metrics for score in _answer_scores(config, name, rows, ledger)]
+    judged, judge = _judge(config, rows, chunks, ledger)
+    scores: list[Score] = []
+    for name in answer_metrics:
+        scores += judged[name] if name in judged else _answer_scores(config, name, rows, ledger)
     scores += _retrieval_scores(config, rows)
     arms = list(dict.fromkeys(row.arm for row in rows))
     splits = ["val", "train"]
@@ -46,6 +49,7 @@ def run(
         "arms": arms,
         "rows": summarize(scores, samples=config.bootstrap_samples, seed=config.seed),
         "pairs": compare(scores, answer_metrics, samples=config.bootstrap_samples, seed=config.seed),
+        "judge": judge,
     }
     (out / "results").mkdir()
     (out / "results" / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -67,8 +71,6 @@ def _answer_scores(
         yield from (_score(row, metric, row.answer_nats_per_token) for row in measured)
     elif metric == "semantic_similarity":
         yield from _semantic_similarity(config.embedder, answered, ledger)
-    elif metric == "correctness" and config.judge is not None:
-        yield from _correctness(config.judge, answered)
 
 
 def _retrieval_scores(config: EvaluateSlice, rows: Sequence[Prediction]) -> Iterator[Score]:
@@ -97,29 +99,38 @@ def _semantic_similarity(model: Model, rows: Sequence[Prediction], ledger: Ledge
         yield _score(row, "semantic_similarity", cosine)
 
 
-def _correctness(model: Model, rows: Sequence[Prediction]) -> Iterator[Score]:
-    """LlamaIndex's CorrectnessEvaluator, 1 to 5; a judgement that is no score is a failure, never a number."""
-    from llama_index.core.evaluation import CorrectnessEvaluator  # late: only a run with a judge needs it
+def _judge(
+    config: EvaluateSlice, rows: Sequence[Prediction], chunks: Path, ledger: Ledger | None
+) -> tuple[dict[str, list[Score]], dict[str, Any] | None]:
+    """The judged metrics' scores, and what results.json says of the judge; None without one."""
+    judged = [name for name in config.metrics if name in JUDGED_METRICS]
+    if config.judge is None or not judged:
+        return {}, None
+    from radit_job.models.loading import open_generator
+    from radit_job.models.openai_api.lm import OpenAILM
 
-    from radit_job.models.llamaindex import as_llm
-    from radit_job.models.loading import open_local_lm
+    model = open_generator(config.judge.ref(), ledger)
+    # A local model is greedy: it would say the same again.
+    repeats = Repeats(model, config.judge_repeats, config.seed) if isinstance(model, OpenAILM) else None
+    texts = _context_texts(rows, chunks) if set(judged) & set(NEED_CONTEXT) else {}
+    scores, section = judged_scores(Judge(model, config.judge_max_tokens), rows, texts, judged, repeats)
+    for metric, asked in section["asked"].items():
+        if asked["n_failed"]:
+            observe.warn(f"{metric}: {asked['n_failed']} of {asked['n']} judgements failed", **asked)
+    return scores, {"model": config.judge.name, "provider": config.judge.provider, **section}
 
-    generator = open_local_lm(model.ref())
-    judge = as_llm(generator, max_new_tokens=JUDGEMENT_TOKENS)
-    evaluator = CorrectnessEvaluator(llm=judge, parser_function=metrics.parse_judgement)
-    with observe.progress("judging answers", total=len(rows), unit="answers") as bar:
-        for row in rows:
-            try:
-                result = evaluator.evaluate(query=row.question, response=row.answer, reference=row.reference)
-                error = (
-                    None if result.score is not None else f"no score in the judge's answer: {result.feedback!r:.120}"
-                )
-                yield _score(row, "correctness", result.score, error)
-            except Interrupted:
-                raise
-            except JUDGE_ERRORS as failure:
-                yield _score(row, "correctness", None, f"{type(failure).__name__}: {failure}")
-            bar.advance()
+
+def _context_texts(rows: Sequence[Prediction], chunks: Path) -> dict[str, str]:
+    """The texts of the chunks that the answers were given; the chunks are streamed, for a corpus may not fit memory."""
+    wanted = {chunk_id for row in rows for chunk_id in row.chunk_ids}
+    texts = {row.chunk_id: row.text for row in read_rows(chunks / "chunks.jsonl", Chunk) if row.chunk_id in wanted}
+    if missing := wanted - texts.keys():
+        raise InputError(
+            f"an answer names the chunk {min(missing)}, which is not there",
+            where=str(chunks),
+            todo="Answers and chunks must come from the same run.",
+        )
+    return texts
 
 
 def _score(row: Prediction, metric: str, value: float | None, error: str | None = None) -> Score:

@@ -1,8 +1,9 @@
-"""finetune_lm: examples to a tuned language model, with its card and its loss curve."""
+"""finetune_lm: examples to a tuned language model, with its card and its loss curve; here or at a fine-tuning API."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from radit_job import observe
@@ -13,30 +14,59 @@ from radit_job.models.ledger import Ledger
 from radit_job.models.loading import model_folder
 from radit_job.models.packaged import PACKAGED
 from radit_job.records import Example, read_rows
+from radit_job.training.api_examples import MIN_VALIDATION_ROWS, refuse_mistakes
 from radit_job.training.examples import hold_out
 
 
 def run(
     config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path, ledger: Ledger | None = None
 ) -> dict[str, float]:
-    """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/merged/`, `lm/adapter/` (LoRA), `lm/training.json`,
-    `lm/README.md`.
+    """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/training.json`, `lm/README.md`, and the model.
 
-    A share of the examples' groups is held out to choose the best weights. Returns counters, loss (nats per answer
-    token) and speed. InputError if there is nothing to train on.
+    Engine local writes `lm/merged/` and `lm/adapter/` (LoRA), and chooses the best weights on a held-out share of the
+    examples' groups. Engine openai writes `lm/model.json`, under which the service's model is found, and the files as
+    they were sent, `lm/train.jsonl` and `lm/validation.jsonl`. Returns counters, loss (nats per answer token) and
+    speed. InputError if there is nothing to train on, or if the service does not do it.
     """
+    rows = list(read_rows(examples / "examples.jsonl", Example))
+    train, dev = _held_out(config, rows)
+    if not train:
+        raise InputError(
+            "there are no training examples", where=str(examples), todo="check the split and the questions"
+        )
+    observe.log("training examples", n_train=len(train), n_dev=len(dev), n_groups=_n_groups(rows))
+    (out / "lm").mkdir(exist_ok=True)
+    if config.finetune_lm.engine == "openai":
+        counters = _tune_at_service(
+            config, rows, train, dev, out=out / "lm", scratch=scratch, ledger=ledger or Ledger()
+        )
+    else:
+        counters = _tune_here(config, rows, train, dev, out=out / "lm", scratch=scratch)
+    return {name: value for name, value in counters.items() if value is not None}
+
+
+def _held_out(config: FinetuneLMSlice, rows: list[Example]) -> tuple[list[Example], list[Example]]:
+    train, dev = hold_out(rows, config.finetune_lm.dev_share, config.seed)
+    if config.finetune_lm.engine == "openai" and 0 < len(dev) < MIN_VALIDATION_ROWS:
+        observe.log(f"{len(dev)} examples are too few for a validation file, so they train, too", n_dev=len(dev))
+        return rows, []
+    return train, dev
+
+
+def _tune_here(
+    config: FinetuneLMSlice,
+    rows: Sequence[Example],
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    *,
+    out: Path,
+    scratch: Path,
+) -> dict[str, float | None]:
     from radit_job.training.lm import tune  # late: it imports torch
     from radit_job.training.model_card import model_card
     from radit_job.training.settings import LMTrainingSettings
 
     tuning, lm = config.finetune_lm, config.lm
-    rows = list(read_rows(examples / "examples.jsonl", Example))
-    train, dev = hold_out(rows, tuning.dev_share, config.seed)
-    if not train:
-        raise InputError(
-            "there are no training examples", where=str(examples), todo="check the split and the questions"
-        )
-    observe.log("training examples", n_train=len(train), n_dev=len(dev), n_groups=len({row.group for row in rows}))
     settings = LMTrainingSettings(
         method=tuning.method,
         epochs=tuning.epochs,
@@ -53,26 +83,18 @@ def run(
         dtype=lm.dtype,
         seed=config.seed,
     )
-    summary = tune(
-        model_folder(lm.ref()),
-        train,
-        dev,
-        settings,
-        out=out / "lm",
-        scratch=scratch,
-        base_name=lm.name,
-    )
-    (out / "lm" / "training.json").write_text(json.dumps(summary.to_json(), indent=1))
+    summary = tune(model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name)
+    (out / "training.json").write_text(json.dumps(summary.to_json(), indent=1))
     card = model_card(
         summary,
         base_name=lm.name,
         base_identity=model_identity(lm.ref()),
         base_license=PACKAGED[lm.name].license if lm.provider == "packaged" else None,
-        n_questions=len({row.question_id for row in rows}),
-        n_groups=len({row.group for row in rows}),
+        n_questions=_n_questions(rows),
+        n_groups=_n_groups(rows),
     )
-    (out / "lm" / "README.md").write_text(card, encoding="utf-8")
-    counters = {
+    (out / "README.md").write_text(card, encoding="utf-8")
+    return {
         "n_train": summary.n_train,
         "n_dev": summary.n_dev,
         "n_truncated": summary.n_truncated,
@@ -84,4 +106,49 @@ def run(
         "dev_loss_before": summary.dev_loss_before,
         "dev_loss_after": summary.dev_loss_after,
     }
-    return {name: value for name, value in counters.items() if value is not None}
+
+
+def _tune_at_service(
+    config: FinetuneLMSlice,
+    rows: Sequence[Example],
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    *,
+    out: Path,
+    scratch: Path,
+    ledger: Ledger,
+) -> dict[str, float | None]:
+    from radit_job.training.api_tuning import APISettings, take_given_job, tune_at_service
+
+    tuning, api, ref = config.finetune_lm, config.finetune_lm.api, config.lm.ref()
+    settings = APISettings(
+        epochs=int(tuning.epochs),
+        batch_size=api.batch_size,
+        learning_rate_multiplier=api.learning_rate_multiplier,
+        suffix=api.suffix,
+        seed=config.seed,
+        poll_s=api.poll_s,
+        wait_s=api.wait_h * 3600,
+    )
+    if api.job_id is not None:
+        tuned = take_given_job(ref, api.job_id, settings, scratch=scratch)
+    else:
+        refuse_mistakes(rows, where="examples.jsonl")
+        tuned = tune_at_service(ref, train, dev, settings, scratch=scratch, ledger=ledger)
+    tuned.write(out, n_questions=_n_questions(rows), n_groups=_n_groups(rows))
+    return {
+        "n_train": tuned.n_train,
+        "n_dev": tuned.n_dev,
+        "n_dropped": tuned.n_dropped,
+        "n_steps": tuned.losses.n_steps,
+        "n_tokens": tuned.n_tokens,
+        "dev_loss_after": tuned.dev_loss_after,
+    }
+
+
+def _n_questions(rows: Sequence[Example]) -> int:
+    return len({row.question_id for row in rows})
+
+
+def _n_groups(rows: Sequence[Example]) -> int:
+    return len({row.group for row in rows})

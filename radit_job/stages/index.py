@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from radit_job import observe
+from radit_job.config.fields import result_values
 from radit_job.config.schema import Model
 from radit_job.config.slices import IndexSlice
 from radit_job.errors import InputError
@@ -29,7 +30,8 @@ def run(
 ) -> dict[str, float]:
     """Read `chunks`, write `embeddings`, in blocks of BLOCK_ROWS chunks.
 
-    What is embedded is kept in `scratch`, so a killed run goes on behind the last PART_ROWS chunks.
+    What is embedded is kept in `scratch`, so a killed run goes on behind the last PART_ROWS chunks. What a paid service
+    gave is in the ledger, and not kept a second time.
     """
     rows = chunks / "chunks.jsonl"
     folder = out / "embeddings"
@@ -54,7 +56,7 @@ def run(
             folder,
             dimension=embedding.embedder.dimension,
             n_chunks=n_chunks,
-            embedder=config.embedder.model_dump(),
+            embedder=result_values(config.embedder),
             corpus_digest=digest_file(rows),
         )
     return {"n_chunks": n_mine, "n_resumed": embedding.n_resumed}
@@ -88,6 +90,8 @@ class _Embedding:
 
     def of_block(self, number: int, texts: list[str], bar: observe.Progress) -> Vectors:
         """The texts' vectors, [len(texts), dimension]."""
+        if self._model.provider == "openai":
+            return self._embedded(texts, bar)  # at once: calls would stand idle at the end of each part
         parts = [texts[start : start + PART_ROWS] for start in range(0, len(texts), PART_ROWS)]
         return np.concatenate([self._part(f"{number:06d}-{n:02d}", part, bar) for n, part in enumerate(parts)])
 
@@ -98,11 +102,15 @@ class _Embedding:
             self.n_resumed += len(kept)
             bar.advance(len(kept))
             return kept
-        vectors = self.embedder.embed_documents(texts, on_done=bar.advance)  # [part, dimension]
-        _check_finite(vectors)
+        vectors = self._embedded(texts, bar)
         partial = self._scratch / f"{name}.partial.npy"
         np.save(partial, vectors)
         partial.replace(path)  # whole or not at all, whenever the process is killed or the folder copied
+        return vectors
+
+    def _embedded(self, texts: list[str], bar: observe.Progress) -> Vectors:
+        vectors = self.embedder.embed_documents(texts, on_done=bar.advance)  # [part, dimension]
+        _check_finite(vectors)
         return vectors
 
 

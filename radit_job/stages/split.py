@@ -76,8 +76,9 @@ def _read(folder: Path) -> tuple[list[Question], dict[str, float]]:
         raise InputError(
             f"the model wrote only {len(chosen)} good pairs; at least {MIN_WRITTEN} are needed",
             where="questions",
-            todo="Raise questions.limit, add documents (English ones: the writer knows no other language), take a "
-            "stronger models.question_writer, or bring your own pairs with questions.source: file.",
+            todo="Raise questions.limit, add documents (English ones where a sentence is the answer: "
+            "questions.writing), take a stronger models.question_writer, or bring your own pairs with "
+            "questions.source: file.",
         )
     return [row for _, _, row in chosen], {"n_repeated": n_repeated, "n_spare": n_spare}
 

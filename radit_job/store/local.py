@@ -117,8 +117,9 @@ class LocalStore:
             folder.mkdir(parents=True, exist_ok=True)
             return folder
 
-    def keep_scratch(self, name: str) -> None:
+    def keep_scratch(self, name: str) -> bool:
         """See ObjectStore; it is in the store already."""
+        return True
 
     def drop_scratch(self, name: str) -> None:
         """See ObjectStore."""

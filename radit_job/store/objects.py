@@ -66,8 +66,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def keep_scratch(self, name: str) -> None:
-        """Save what the scratch folder holds now, so that it survives this machine; a folder store has done so."""
+    def keep_scratch(self, name: str) -> bool:
+        """Save what the scratch folder holds now, so that it survives this machine; a folder store has done so.
+
+        False where the folder changed too fast to be saved as it stood at one moment. Any thread may call it.
+        """
         ...
 
     def drop_scratch(self, name: str) -> None:

@@ -120,9 +120,9 @@ class S3Store:
         """See ObjectStore; below RADIT_SCRATCH, or the system's folder for temporary files."""
         return self._scratch.open(name)
 
-    def keep_scratch(self, name: str) -> None:
+    def keep_scratch(self, name: str) -> bool:
         """See ObjectStore."""
-        self._scratch.keep(name)
+        return self._scratch.keep(name)
 
     def drop_scratch(self, name: str) -> None:
         """See ObjectStore."""

@@ -67,15 +67,17 @@ class MirroredScratch:
             self._note_generation(name, saved)
             return folder
 
-    def keep(self, name: str) -> None:
-        """Save the folder as it stands at one moment."""
+    def keep(self, name: str) -> bool:
+        """Save the folder as it stands at one moment; False where there was none at which it stood still."""
         with self._one_at_a_time:
             snapshot = self._root / "saving" / uuid.uuid4().hex
             try:
-                if _link_all(self._folder(name), snapshot):
+                stood_still = _link_all(self._folder(name), snapshot)
+                if stood_still:
                     self._save(name, snapshot)
                 else:
                     observe.log("the scratch folder changes too fast to be saved now", scratch=name)
+                return stood_still
             except OSError as error:
                 what = f"cannot save the scratch folder: {error.strerror}"
                 raise StoreError(what, where=str(error.filename)) from error
@@ -153,6 +155,21 @@ class MirroredScratch:
         partial = path.with_name(f"{path.name}.partial")
         partial.write_text(_generation_of(index))
         partial.replace(path)
+
+
+def kept_files(store: ObjectStore, name: str, path: str) -> list[bytes]:
+    """A file of every scratch folder whose name starts with `name`, as it was saved last.
+
+    For a look from outside while a stage goes on with them: nothing is opened or changed.
+    """
+    found = []
+    for info in store.list(f"scratch/{name}"):
+        if info.name.endswith(f"/{path}"):  # a folder store
+            found.append(store.read(info.name))
+        elif info.name.endswith("/index.json"):
+            saved = [file.name for file in _files_of(store.read(info.name)) if file.path == path]
+            found += [store.read(file) for file in saved]
+    return [data for data in found if data is not None]
 
 
 def own_folder() -> Path:

@@ -118,8 +118,11 @@ def joined_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     the next, is no part of it.
     """
     counters: Counter[str] = Counter()
+    spent: dict[str, dict[str, Any]] = {}
     for result in results:
         counters.update(result["counters"])
+        for model, item in result.get("spent", {}).items():
+            spent[model] = _added(spent[model], item) if model in spent else item
     images = {result["image"]: None for result in results if result.get("image")}
     return {
         "run": results[0]["run"],
@@ -127,6 +130,7 @@ def joined_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "cpu_seconds": round(sum(result["cpu_seconds"] for result in results), 3),
         "peak_memory_gib": max(result["peak_memory_gib"] for result in results),
         "counters": dict(counters),
+        "spent": spent,
         "inputs": results[0]["inputs"],
         "versions": _versions(results),
         "finished_at": max(result["finished_at"] for result in results),
@@ -181,6 +185,12 @@ def _withdraw_damaged(store: ObjectStore, manifest: Manifest, folder: str, parts
     for index, part in enumerate(parts):
         if damage(store, part.manifest):
             store.delete(f"{folder}{index:05d}.json")
+
+
+def _added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two sums of the same names; one that is unknown (None) on either side stays so."""
+    unknown = {name for name in first if first[name] is None or second[name] is None}
+    return {name: None if name in unknown else first[name] + second[name] for name in first}
 
 
 def _covered_s(spans: Iterable[tuple[float, float]]) -> float:

@@ -254,6 +254,41 @@ def test_without_a_tuned_model_the_page_says_so(artifacts):
         assert said in text, said
 
 
+def test_the_judge_and_the_money_have_sections_where_there_are_any(artifacts):
+    _, balance = report(artifacts)
+    assert "The judge" not in balance.texts and "What it cost" not in balance.texts
+    path = artifacts / "results/results.json"
+    results = json.loads(path.read_text())
+    counts = {"n": 12, "n_wins": 7, "n_losses": 2, "n_ties": 2, "n_inconsistent": 1, "n_failed": 0}
+    results["judge"] = {
+        "model": HOSTILE,
+        "provider": "openai",
+        "repeated": {"n": 20, "n_equal": 17, "mean_abs_difference": 0.2, "n_failed": 0},
+        "preference": counts | {"first_position_share": 0.5},
+        "asked": {"correctness": {"n": 24, "n_failed": 2, "reasons": {"no score": 2}}},
+    }
+    ends = {"mean": 0.708333, "low": 0.51, "high": 0.9, "n": 12, "n_failed": 0}
+    results["rows"].append({"arm": "lm", "split": "val", "metric": "preference"} | ends)
+    path.write_text(json.dumps(results))
+    tokens = {"n_prompt_tokens": 41234, "n_completion_tokens": 512, "n_training_tokens": 0}
+    spent = {"gpt-x": {"n_calls": 44, **tokens, "usd": 0.0123}, HOSTILE: {"n_calls": 1, **tokens, "usd": None}}
+    page, balance = report(artifacts, lineage=[LINEAGE[0] | {"spent": spent}])
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "The judge gave the same score to 17 of 20 answers when asked again; mean difference 0.2.",
+        "prefers the tuned LM on 7",
+        "0.71 [0.51, 0.90], where 0.5 is even",
+        "no score: 2",
+        "2 of 24 judgements of correctness failed",
+        "$0.0123 and an unknown sum",
+        "41,234",
+    ):
+        assert said in text, said
+    assert "alert('x')</script>" not in page and balance.scripts == 1
+    assert {address.removeprefix("#") for address in balance.addresses} <= set(re.findall(r'id="([\w-]+)"', page))
+    assert {"#judge", "#cost"} <= set(balance.addresses)
+
+
 def test_answers_that_all_failed_are_shown_as_failed(artifacts):
     questions = [Question("q00", "What?", "a valve", None, (), "file")]
     failed = [

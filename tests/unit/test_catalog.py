@@ -13,6 +13,7 @@ from radit_job.config.cluster import SHARDED_STAGES, StageName
 from radit_job.config.schema import Config, Model
 from radit_job.config.wording import schema_at
 from radit_job.jobs import Shard
+from radit_job.models.ledger import Ledger
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
 
 each_row = pytest.mark.parametrize("row", CATALOG, ids=lambda row: row.name)
@@ -32,7 +33,8 @@ def test_a_stage_takes_what_its_row_reads_and_nothing_else(row: StageRow) -> Non
     artifacts = {name.removesuffix("?") for name in row.reads}
     lineage = {"lineage"} if row.wants_lineage else set()
     shard = {"shard"} if row.is_sharded else set()
-    assert {parameter.name for parameter in keywords} == artifacts | {"out", "scratch"} | lineage | shard
+    ledger = {"ledger"} if row.pays else set()
+    assert {parameter.name for parameter in keywords} == artifacts | {"out", "scratch"} | lineage | shard | ledger
 
 
 @each_row
@@ -44,6 +46,9 @@ def test_a_stage_is_typed_as_its_row_says(row: StageRow) -> None:
     if row.is_sharded:
         assert hints["shard"] is Shard
         assert inspect.signature(run).parameters["shard"].default == Shard(0, 1)  # alone, it does everything
+    if row.pays:
+        assert hints["ledger"] == Ledger | None
+        assert inspect.signature(run).parameters["ledger"].default is None  # then it is kept in memory
     for name in [*row.reads, "out", "scratch"]:
         parameter = inspect.signature(run).parameters[name.removesuffix("?")]
         if name.endswith("?"):
@@ -112,7 +117,7 @@ def test_the_row_names_exactly_the_models_in_its_slice_that_it_opens(row: StageR
 
 def test_every_section_is_seen_by_some_stage() -> None:
     seen = {path.split(".")[0] for row in CATALOG for path in row.sees.paths().values()}
-    assert seen == set(Config.model_fields) - {"name", "store", "kubernetes"}
+    assert seen == set(Config.model_fields) - {"name", "store", "kubernetes", "spending"}
 
 
 def test_every_field_that_can_change_a_number_is_seen_before_the_report() -> None:
@@ -122,8 +127,14 @@ def test_every_field_that_can_change_a_number_is_seen_before_the_report() -> Non
         kind: Any = field.annotation
         names = [f"{section}.{name}" for name in getattr(kind, "model_fields", {})] or [section]
         unseen |= {name for name in names if name not in seen and section not in seen}
-    # The corpus' files are an input, whose content is in the key; name, store and place are no part of any key.
-    assert {path for path in unseen if not path.startswith("kubernetes.")} == {"name", "store", "corpus.paths"}
+    # The corpus' files are an input, whose content is in the key; name, store, place and price are no part of any key.
+    elsewhere = ("kubernetes.", "spending.")
+    assert {path for path in unseen if not path.startswith(elsewhere)} == {"name", "store", "corpus.paths"}
+
+
+@each_row
+def test_a_stage_that_opens_a_model_may_pay_for_it(row: StageRow) -> None:
+    assert row.pays == (bool(row.models) and row.name != "ingest")  # which takes a tokenizer alone
 
 
 def test_importing_the_stages_does_not_import_torch() -> None:

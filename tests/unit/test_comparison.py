@@ -28,7 +28,7 @@ def test_pairs_are_taken_over_the_questions_that_both_arms_have():
 def test_which_arms_are_compared():
     all_scores = [
         score
-        for arm in ("closed_book", "base", "few_shot", "lm")
+        for arm in ("closed_book", "base", "few_shot", "lm", "lm_closed_book")
         for split in ("val", "train")
         for score in scores(arm, [0.1, 0.2], split=split)
     ]
@@ -36,10 +36,12 @@ def test_which_arms_are_compared():
     assert [(row["arm"], row["against"]) for row in pairs if row["split"] == "val"] == [
         ("few_shot", "base"),
         ("lm", "base"),
+        ("lm_closed_book", "base"),
         ("lm", "few_shot"),
         ("base", "closed_book"),
+        ("lm_closed_book", "closed_book"),
     ]
-    assert len(pairs) == 8
+    assert len(pairs) == 12
     assert all(row["delta"] == row["low"] == row["high"] == 0 for row in pairs)
 
 

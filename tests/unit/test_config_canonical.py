@@ -12,10 +12,11 @@ def config(**sections: Any) -> Config:
     return Config.model_validate({"name": "a", "corpus": {"paths": ["p.pdf"]}, **sections})
 
 
-def test_name_store_and_cluster_do_not_change_the_digest_and_everything_else_does() -> None:
+def test_name_store_cluster_and_spending_do_not_change_the_digest_and_everything_else_does() -> None:
     base = config_digest(config())
     assert config_digest(config(name="b", store="elsewhere")) == base
     assert config_digest(config(kubernetes={"profiles": {"gpu": {"memory_gib": 40}}})) == base
+    assert config_digest(config(spending={"budget_usd": 1, "prices": {"m": {"input_usd": 1}}})) == base
     assert config_digest(config(seed=8)) != base
     assert config_digest(config(corpus={"paths": ["q.pdf"]})) != base
     assert config_digest(config(answer={"max_new_tokens": 127})) != base
@@ -31,7 +32,7 @@ def test_a_default_written_out_has_the_digest_of_the_default_left_out() -> None:
 def test_the_canonical_configuration_is_json() -> None:
     canonical = canonical_config(config())
     assert json.loads(json.dumps(canonical)) == canonical
-    assert set(canonical) == set(Config.model_fields) - {"name", "store", "kubernetes"}
+    assert set(canonical) == set(Config.model_fields) - {"name", "store", "kubernetes", "spending"}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ evaluate:
         "run.yaml:8: chunking.size_tokens: must be a whole number of at least 16 (the embedder's tokens), not 'three'",
         "run.yaml:10: retrieval.kk: unknown key; did you mean k?",
         "run.yaml:14: evaluate.metrics: must be one of exact_match, token_f1, rouge_l, semantic_similarity, "
-        "answer_nats_per_token, recall_at_k, mrr, correctness, not 'bleu'",
+        "answer_nats_per_token, recall_at_k, mrr, correctness, faithfulness, relevancy, preference, not 'bleu'",
     ]
 
 
@@ -331,7 +331,9 @@ kubernetes:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_example_loads_and_finds_its_files(path: Path) -> None:
     loaded = load_config(path)
-    assert all((loaded.folder / one).exists() for one in loaded.config.corpus.paths)
+    missing = [one for one in loaded.config.corpus.paths if not (loaded.folder / one).exists()]
+    # A document that may not be copied is fetched first; the example says how.
+    assert all(f"curl -L -o examples/{one} https://" in path.read_text(encoding="utf-8") for one in missing)
     assert {placed.profile for placed in loaded.config.kubernetes.stages.values()} <= set(
         loaded.config.kubernetes.profiles
     )

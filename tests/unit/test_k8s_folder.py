@@ -15,6 +15,7 @@ import yaml
 
 from radit_job.config.cluster import Kubernetes
 from radit_job.config.loading import load_config
+from radit_job.config.schema import Model
 from radit_job.executors.kubernetes.manifest import controller_objects
 from radit_job.executors.kubernetes.permissions import PERMISSIONS
 
@@ -81,11 +82,13 @@ def validate(text: str) -> None:
         kubernetes_validate.validate(yaml.safe_load(text), version, strict=True)
 
 
-def test_the_secret_example_is_valid_and_is_named_as_the_settings_expect_it() -> None:
-    secret = yaml.safe_load((K8S / "secret.example.yaml").read_text())
-    validate(yaml.safe_dump(secret))
-    assert secret["metadata"]["name"] in [source.secret for source in Kubernetes().env_from]
-    assert set(secret["stringData"].values()) == {"REPLACE-ME"}
+def test_the_example_secrets_are_valid_and_named_as_the_settings_expect_them() -> None:
+    secrets = list(yaml.safe_load_all((K8S / "secret.example.yaml").read_text()))
+    for secret in secrets:
+        validate(yaml.safe_dump(secret))
+        assert set(secret["stringData"].values()) == {"REPLACE-ME"}
+    assert {one["metadata"]["name"] for one in secrets} == {one.secret for one in Kubernetes().env_from if one.secret}
+    assert Model.model_fields["api_key_env"].default in secrets[1]["stringData"]
 
 
 @needs_kubectl
@@ -295,7 +298,7 @@ def test_minio_takes_the_credentials_and_the_port_that_the_run_uses() -> None:
     assert settings["AWS_ENDPOINT_URL_S3"] == f"http://{service['metadata']['name']}:{port['port']}"
     [container] = pods_of("overlays/kind")["StatefulSet minio"]["spec"]["containers"]
     secrets = {one["valueFrom"]["secretKeyRef"]["name"] for one in container["env"] if "valueFrom" in one}
-    assert secrets == {source.secret for source in Kubernetes().env_from if source.secret}
+    assert secrets == {"radit-s3"} <= {source.secret for source in Kubernetes().env_from}
 
 
 def test_versions_agree_in_the_image_the_manifests_and_the_project() -> None:

@@ -341,6 +341,7 @@ def test_secrets_come_by_reference_only() -> None:
     assert container(render(MINIMAL))["envFrom"] == [
         {"configMapRef": {"name": "radit-settings", "optional": True}},
         {"secretRef": {"name": "radit-s3", "optional": True}},
+        {"secretRef": {"name": "radit-openai", "optional": True}},
     ]
 
 

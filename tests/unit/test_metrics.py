@@ -103,32 +103,3 @@ def test_answer_words():
 def test_retrieval_metrics():
     assert [metrics.recall_at(3, rank) for rank in (1, 3, 4)] == [1, 1, 0]
     assert metrics.reciprocal_rank(4) == 0.25
-
-
-@pytest.mark.parametrize(
-    ("text", "score"),
-    [
-        ("4.0\nIt is nearly right.", 4.0),
-        ("\n5\n\nGood", 5.0),
-        ("4/5\nGood", 4.0),
-        ("**3**\nSo so", 3.0),
-        ("Score: 2.5\nHm", 2.5),
-        ("4", 4.0),
-        ("", None),
-        ("0\nBad", None),
-        ("6\nGreat", None),
-        ("5.5\nGreat", None),
-        ("45\n", None),
-        ("-1\n", None),
-        ("The answer is 4.\nFine", None),
-        ("I would say that\n4", None),
-        ("4 or 5\n", None),
-    ],
-)
-def test_a_judgement_is_a_score_or_nothing(text, score):
-    assert metrics.parse_judgement(text)[0] == score
-
-
-def test_a_judgement_keeps_its_reasons():
-    assert metrics.parse_judgement("4\nIt is\nfine.") == (4.0, "It is\nfine.")
-    assert metrics.parse_judgement("no idea") == (None, "no idea")

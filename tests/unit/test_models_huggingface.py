@@ -12,7 +12,7 @@ from radit_job.errors import ConfigError, InputError
 from radit_job.model_ref import ModelRef
 from radit_job.models.base import AnswerScore
 from radit_job.models.huggingface import HuggingFaceLM
-from radit_job.models.loading import open_generator
+from radit_job.models.loading import model_folder, open_generator
 from radit_job.records import Message
 
 SYSTEM = Message("system", "You answer questions from the given documents, and only from them.")
@@ -129,8 +129,8 @@ def test_no_prompts(lm):
 
 
 def test_bad_providers_and_folders(tmp_path):
-    with pytest.raises(ConfigError, match="unknown model provider"):
-        open_generator(ModelRef("openai", "gpt"))
+    with pytest.raises(ConfigError, match="its weights are not here"):
+        model_folder(ModelRef("openai", "gpt"))
     with pytest.raises(InputError, match="no config\\.json"):
         open_generator(ModelRef("huggingface", str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")

@@ -128,8 +128,8 @@ def test_a_path_that_leads_nowhere(tmp_path):
 
 def test_identity_imports_no_deep_learning_library():
     code = (
-        "import sys; from radit_job.models.identity import model_identity;"
-        "model_identity('packaged', 'all-minilm-l6-v2');"
+        "import sys; from radit_job.model_ref import ModelRef; from radit_job.models.identity import model_identity;"
+        "model_identity(ModelRef('packaged', 'all-minilm-l6-v2'));"
         "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -16,6 +16,17 @@ from pydantic import BaseModel
 from radit_job.config.schema import Config
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+# The handbook is a corpus with measured figures: a longer one would be another, so it does not tell of served models.
+OF_SERVED_MODELS = {
+    "questions.writing",
+    "questions.check",
+    "questions.max_similarity",
+    "retrieval.topic",
+    "finetune_lm.context",
+    "evaluate.judge_repeats",
+    "evaluate.judge_max_tokens",
+    "spending",
+}
 
 
 def one_line(text: str) -> str:
@@ -92,7 +103,7 @@ def settings(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]
     found = []
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if prefix + name == "kubernetes":
+        if prefix + name == "kubernetes" or prefix + name in OF_SERVED_MODELS:
             continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += settings(kind, f"{prefix}{name}.") if not prefix else []

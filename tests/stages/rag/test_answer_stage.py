@@ -158,7 +158,9 @@ def test_shards_write_together_what_one_process_writes(ask, tmp_path, monkeypatc
 
 
 def test_the_arm_lm_needs_a_tuned_model(ask):
-    with pytest.raises(ConfigError, match="the arm lm needs a tuned model"):
+    with pytest.raises(ConfigError, match="lm: there is no tuned model"):
         ask([question(0)], [question(1)], lm=None)
+    with pytest.raises(ConfigError, match="lm_closed_book: there is no tuned model"):
+        ask([question(0)], [question(1)], lm=None, arms=["base", "lm_closed_book"])
     _, rows = ask([question(0)], [question(1), question(2)], lm=None, arms=["closed_book"], train_sample=0)
     assert len(rows) == 1

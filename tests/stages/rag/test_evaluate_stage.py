@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from radit_job.config.slices import EvaluateSlice
 from radit_job.errors import InputError
-from radit_job.records import Prediction, Score, read_rows, write_rows
+from radit_job.records import Chunk, Prediction, Score, read_rows, write_rows
 from radit_job.stages import evaluate
 
 LIGHT = ["exact_match", "token_f1", "answer_nats_per_token", "recall_at_k", "mrr"]
@@ -37,8 +38,11 @@ def prediction(number, arm, answer, *, split="val", rank=1, nats=1.0, error=None
 def run(folders, rows, **sections):
     out, scratch = folders
     write_rows(out / "in" / "predictions.jsonl", rows)
+    write_rows(
+        out / "chunks" / "chunks.jsonl", [Chunk("c#00000", "c", None, 0, 30, 6, "A camel stores fat in its hump.")]
+    )
     config = EvaluateSlice.of(make_config(**sections))
-    counters = evaluate.run(config, predictions=out / "in", out=out, scratch=scratch)
+    counters = evaluate.run(config, predictions=out / "in", chunks=out / "chunks", out=out, scratch=scratch)
     results = json.loads((out / "results" / "results.json").read_text())
     scores = list(read_rows(out / "scores" / "scores.jsonl", Score))
     table = {(row["arm"], row["split"], row["metric"]): row for row in results["rows"]}
@@ -99,7 +103,7 @@ def test_metrics_that_need_no_model_import_none(folders):
         "from radit_job.stages import evaluate\n"
         f"out = pathlib.Path({str(out)!r})\n"
         f"config = EvaluateSlice.model_validate_json({config.model_dump_json()!r})\n"
-        "evaluate.run(config, predictions=out / 'in', out=out, scratch=out)\n"
+        "evaluate.run(config, predictions=out / 'in', chunks=out, out=out, scratch=out)\n"
         "sys.exit('torch' in sys.modules or 'llama_index' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -110,13 +114,13 @@ def test_nothing_to_evaluate(folders):
         run(folders, [])
 
 
-def test_a_judge_that_cannot_judge_gives_failures_and_no_numbers(folders, monkeypatch):
-    monkeypatch.setattr(evaluate, "JUDGEMENT_TOKENS", 8)
+def test_a_judge_that_cannot_judge_gives_failures_and_no_numbers(folders):
     answers = ["the fat of the camel", "water", ""]
     rows = [prediction(number, "base", text) for number, text in enumerate(answers)]
     rows.append(prediction(3, "base", "", error="too long"))
     judge = {"provider": "packaged", "name": "smollm2-135m-instruct"}
-    _, _, table, scores = run(folders, rows, models={"judge": judge}, evaluate={"metrics": ["correctness"]})
+    sections = {"metrics": ["correctness"], "judge_max_tokens": 16}
+    counters, results, table, scores = run(folders, rows, models={"judge": judge}, evaluate=sections)
     judged = [score for score in scores if score.metric == "correctness"]
     row = table["base", "val", "correctness"]
     assert len(judged) == 4 and row["n"] + row["n_failed"] == 4
@@ -124,20 +128,36 @@ def test_a_judge_that_cannot_judge_gives_failures_and_no_numbers(folders, monkey
         assert (score.value is None) != (score.error is None)
         assert score.value is None or 1 <= score.value <= 5
     errors = [score.error for score in judged if score.error]
-    assert errors[0] == "too long" and len(errors) >= 2  # this model opens with prose, not with a score
-    assert all(error == "too long" or error.startswith("no score in the judge's answer: '") for error in errors)
+    assert errors[-1] == "too long" and len(errors) >= 2  # this model opens with prose, not with a score
+    assert all(" in the judge's answer: " in error for error in errors[:-1])
+    asked = results["judge"]["asked"]["correctness"]
+    assert (asked["n"], asked["n_failed"]) == (3, row["n_failed"] - 1)
+    assert results["judge"]["repeated"] is None  # greedy: it would say the same again
+    assert counters["n_failed"] == row["n_failed"] + 1  # the failed answer has no length either
 
 
-def test_a_judgement_that_raises_is_counted_and_the_others_go_on(folders, small_lm, tmp_path, monkeypatch):
+def test_a_prompt_that_the_judge_cannot_read_fails_alone(folders, small_lm, tmp_path):
     """A GPT-2 has a vector for each of its 1024 positions and none for a longer prompt."""
-    monkeypatch.setattr(evaluate, "JUDGEMENT_TOKENS", 8)
     tokenizer = AutoTokenizer.from_pretrained(small_lm / "merged")
     sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 1024}
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "judge")
     tokenizer.save_pretrained(tmp_path / "judge")
     rows = [prediction(0, "base", "water " * 2000), prediction(1, "base", "water")]
     judge = {"provider": "huggingface", "name": str(tmp_path / "judge")}
-    counters, _, table, scores = run(folders, rows, models={"judge": judge}, evaluate={"metrics": ["correctness"]})
+    sections = {"metrics": ["correctness"], "judge_max_tokens": 16}
+    _, results, table, scores = run(folders, rows, models={"judge": judge}, evaluate=sections)
     too_long, unreadable = [score for score in scores if score.metric == "correctness"]
-    assert too_long.error.startswith("IndexError: ") and "no score" in unreadable.error
-    assert table["base", "val", "correctness"]["n_failed"] == counters["n_failed"] == 2
+    assert too_long.error.startswith("the judge reads 1024 tokens") and "in the judge's answer" in unreadable.error
+    assert table["base", "val", "correctness"]["n_failed"] == 2
+    assert results["judge"]["asked"]["correctness"]["reasons"]["a prompt that is too long"] == 1
+
+
+def test_without_a_judge_the_results_say_so(folders):
+    assert run(folders, [prediction(0, "base", "fat")], evaluate={"metrics": LIGHT})[1]["judge"] is None
+
+
+def test_a_chunk_that_is_not_there_is_named(folders):
+    rows = [dataclasses.replace(prediction(0, "base", "fat"), chunk_ids=("c#00007",))]
+    judge = {"provider": "packaged", "name": "smollm2-135m-instruct"}
+    with pytest.raises(InputError, match="c#00007"):
+        run(folders, rows, models={"judge": judge}, evaluate={"metrics": ["faithfulness"]})

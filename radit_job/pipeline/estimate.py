@@ -1,0 +1,241 @@
+"""What a run will cost, stage by stage: numbers in, rows out. Pure; who measures them is cli/measuring.py.
+
+Two figures: what is likely, by the assumptions below, and the most, with every answer as long as it may be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from radit_job.config.schema import Config
+from radit_job.models.ledger import Prices, Usage
+from radit_job.pipeline.served import CLOSED_BOOK_ARMS, Use, served_uses
+from radit_job.training.api_examples import MIN_VALIDATION_ROWS
+
+# What nobody can know before; all of it is named where the estimate is printed. Measured on a paper of 120 chunks.
+QUESTION_TOKENS = 15  # of a written question
+REFERENCE_TOKENS = 25  # of a written answer: one short full sentence is asked for
+PAIR_FORM_TOKENS = 12  # the JSON around a written pair
+DROPPED_SHARE = 0.3  # of pairs asked for that do not come or that the filters drop; other chunks make up for them
+CHECK_TOKENS = 2  # YES or NO
+ANSWER_TOKENS = 40  # of an untuned model: a sentence or two
+JUDGEMENT_TOKENS = {"correctness": 50, "faithfulness": 2, "relevancy": 2, "preference": 80}  # a score, and why
+
+TEXTS_PER_CALL = 32  # of an embedder: the default batch of its protocol
+NEED_CONTEXT = ("faithfulness", "relevancy")
+TUNED_ARMS = ("lm", "lm_closed_book")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long the stages let answers become, in tokens."""
+
+    pair: int
+    check: int
+    sentence_question: int
+    n_samples: int  # questions that are tried for a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What was measured on this run's documents, prompts and, where there are some already, questions.
+
+    Tokens are means by a role's tokenizer, except for `all_chunk_tokens`.
+    """
+
+    n_chunks: int
+    n_askable: int  # chunks that questions can be written about
+    all_chunk_tokens: int  # by the embedder
+    chunk_tokens: Mapping[str, float]  # by role; of those that can be asked about
+    frame_tokens: Mapping[tuple[str, str], float]  # by role and kind of prompt; with nothing filled in
+    limits: Limits
+    n_questions: int | None = None  # that stand in a file, or are written already
+    question_tokens: Mapping[str, float] = field(default_factory=dict)  # by role
+    reference_tokens: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)  # by role: how far a tokenizer may count too little
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stage's calls to one model."""
+
+    stage: str
+    model: str
+    usage: Usage  # likely
+    most: Usage
+    usd: float | None  # None: a price is unknown
+    most_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of one kind: how many, and how long each is."""
+
+    n: float
+    n_prompt_tokens: float = 0.0
+    n_answer_tokens: float = 0.0
+    max_answer_tokens: float = 0.0
+    n_training_tokens: float = 0.0
+
+    def usage(self, *, margin: float = 0.0) -> Usage:
+        """All together; with a margin, at most."""
+        answer = self.max_answer_tokens if margin else self.n_answer_tokens
+        times = self.n * (margin or 1.0)
+        return Usage(
+            math.ceil(self.n),
+            round(times * self.n_prompt_tokens),
+            round(self.n * answer),
+            round(times * self.n_training_tokens),
+        )
+
+
+def estimate(config: Config, measures: Measures, prices: Prices, skipped: Iterable[str] = ()) -> list[Row]:
+    """A row for each stage and each served model that it calls; `skipped` stages are in the store already."""
+    sizes = _Sizes(config, measures)
+    return [
+        _row(use, list(sizes.calls(use)), measures, prices) for use in served_uses(config) if use.stage not in skipped
+    ]
+
+
+def _row(use: Use, calls: list[Calls], measures: Measures, prices: Prices) -> Row:
+    margin = measures.margins.get(use.role, 1.0)
+    likely = sum((one.usage() for one in calls), Usage())
+    most = sum((one.usage(margin=margin) for one in calls), Usage())
+    name = use.priced_as
+    return Row(use.stage, name, likely, most, prices.cost(name, likely), prices.cost(name, most))
+
+
+class _Sizes:
+    """How many calls of which length each use comes to."""
+
+    def __init__(self, config: Config, measures: Measures) -> None:
+        self._config = config
+        self._measures = measures
+        questions = config.questions
+        n_wanted = questions.per_chunk * measures.n_askable
+        n_wanted = n_wanted if questions.limit is None else min(n_wanted, questions.limit)
+        self.n_questions = n_wanted if measures.n_questions is None else measures.n_questions
+        self.n_train = round(config.split.train_share * self.n_questions)
+        n_shots = config.answer.few_shot_examples
+        n_sampled = max(0, min(config.evaluate.train_sample, self.n_train - n_shots))
+        self.n_asked = self.n_questions - self.n_train + n_sampled
+
+    def calls(self, use: Use) -> Iterator[Calls]:
+        """The use's calls."""
+        match use.stage, use.role:
+            case "index", _:
+                yield self._texts(self._measures.n_chunks, self._measures.all_chunk_tokens / self._measures.n_chunks)
+            case "generate", "question_writer":
+                yield from self._writing()
+            case "generate", _:
+                yield self._texts(self._n_candidates(), self._question(use.role))
+            case "augment", _:
+                yield self._texts(self.n_train, self._question(use.role))
+            case "finetune_lm", _:
+                yield self._training()
+            case "answer", "lm":
+                is_tuned = use.priced_as != use.model.name
+                yield from (self._answers(arm) for arm in self._config.evaluate.arms if (arm in TUNED_ARMS) == is_tuned)
+            case "answer", _:
+                yield self._texts(self.n_asked, self._question(use.role))
+            case "evaluate", "judge":
+                yield from self._judgements()
+            case "evaluate", _:
+                answers = [(self.n_asked, self._answer(arm, use.role)) for arm in self._config.evaluate.arms]
+                for n, n_tokens in [(self.n_asked, self._reference(use.role)), *answers]:
+                    yield self._texts(n, n_tokens)
+
+    def _texts(self, n: float, n_tokens: float) -> Calls:
+        return Calls(n / TEXTS_PER_CALL, n_tokens * TEXTS_PER_CALL)
+
+    def _question(self, role: str) -> float:
+        return self._measures.question_tokens.get(role, QUESTION_TOKENS)
+
+    def _reference(self, role: str) -> float:
+        return self._measures.reference_tokens.get(role, REFERENCE_TOKENS)
+
+    def _answer(self, arm: str, role: str) -> float:
+        """A tuned model answers as it was taught."""
+        longest = self._config.answer.max_new_tokens
+        return min(longest, self._reference(role) if arm in TUNED_ARMS else ANSWER_TOKENS)
+
+    def _frame(self, role: str, kind: str) -> float:
+        return self._measures.frame_tokens[role, kind]
+
+    def _n_candidates(self) -> float:
+        return self.n_questions / (1 - DROPPED_SHARE)
+
+    def _writing(self) -> Iterator[Calls]:
+        limits, n_chunk = self._measures.limits, self._measures.chunk_tokens["question_writer"]
+        if not is_in_pairs(self._config):
+            n = self._n_candidates() * limits.n_samples
+            n_prompt = self._frame("question_writer", "sentence") + REFERENCE_TOKENS
+            yield Calls(n, n_prompt, QUESTION_TOKENS, limits.sentence_question)
+            return
+        n_pairs = min(self._n_candidates(), self._config.questions.per_chunk * self._measures.n_askable)
+        # No chunk is asked a second time before all were asked; what is made up for is asked for one by one.
+        per_call = max(1.0, min(self._config.questions.per_chunk, self.n_questions / max(1, self._measures.n_askable)))
+        pair = QUESTION_TOKENS + REFERENCE_TOKENS + PAIR_FORM_TOKENS
+        n_prompt = self._frame("question_writer", "write") + n_chunk
+        yield Calls(n_pairs / per_call, n_prompt, per_call * pair, math.ceil(per_call) * limits.pair)
+        if self._config.questions.check == "call":
+            n_prompt = self._frame("question_writer", "check") + n_chunk + QUESTION_TOKENS + REFERENCE_TOKENS
+            yield Calls(n_pairs, n_prompt, CHECK_TOKENS, limits.check)
+
+    def _training(self) -> Calls:
+        tuning, retrieval = self._config.finetune_lm, self._config.retrieval
+        n_held_out = self.n_train * tuning.dev_share
+        n_context, n_examples = 0.0, self.n_train - (n_held_out if n_held_out >= MIN_VALIDATION_ROWS else 0.0)
+        kind = "example"
+        if tuning.context == "none":
+            kind = "bare example"
+        elif retrieval.context == "separate":
+            n_context, n_examples = self._measures.chunk_tokens["lm"], n_examples * retrieval.k
+        else:
+            n_context = self._measures.chunk_tokens["lm"] * retrieval.k
+        n_tokens = self._frame("lm", kind) + n_context + self._question("lm") + self._reference("lm")
+        return Calls(1, n_training_tokens=n_examples * n_tokens * tuning.epochs)
+
+    def _answers(self, arm: str) -> Calls:
+        retrieval, n_per_question = self._config.retrieval, 1
+        n_prompt = self._frame("lm", arm) + self._question("lm")
+        if arm == "few_shot":
+            n_prompt += self._config.answer.few_shot_examples * (self._question("lm") + self._reference("lm"))
+        if arm not in CLOSED_BOOK_ARMS:
+            n_per_question = retrieval.k if retrieval.context == "separate" else 1
+            n_prompt += self._measures.chunk_tokens["lm"] * (retrieval.k / n_per_question)
+        longest = self._config.answer.max_new_tokens
+        return Calls(self.n_asked * n_per_question, n_prompt, self._answer(arm, "lm"), longest)
+
+    def _judgements(self) -> Iterator[Calls]:
+        evaluate, retrieval = self._config.evaluate, self._config.retrieval
+        longest = evaluate.judge_max_tokens
+
+        def calls(metric: str, n: float, n_filled: float) -> Calls:
+            n_prompt = self._frame("judge", metric) + n_filled
+            return Calls(n, n_prompt, min(longest, JUDGEMENT_TOKENS[metric]), longest)
+
+        n_question, n_reference = self._question("judge"), self._reference("judge")
+        for metric in evaluate.metrics:
+            if metric == "preference":
+                answers = n_reference + ANSWER_TOKENS
+                yield calls(metric, 2 * self.n_asked, n_question + n_reference + answers)
+            elif metric in JUDGEMENT_TOKENS:
+                arms = [arm for arm in evaluate.arms if metric not in NEED_CONTEXT or arm not in CLOSED_BOOK_ARMS]
+                for arm in arms:
+                    n_filled = self._answer(arm, "judge")
+                    n_filled += n_question if metric != "faithfulness" else 0.0
+                    n_filled += n_reference if metric == "correctness" else 0.0
+                    n_filled += self._measures.chunk_tokens["judge"] * retrieval.k if metric in NEED_CONTEXT else 0.0
+                    yield calls(metric, self.n_asked, n_filled)
+                if metric == "correctness":
+                    n_again = min(evaluate.judge_repeats, self.n_asked * len(arms))
+                    yield calls(metric, n_again, n_question + n_reference + ANSWER_TOKENS)
+
+
+def is_in_pairs(config: Config) -> bool:
+    """Whether the question writer reads chunks and writes pairs."""
+    writing = config.questions.writing
+    return writing == "pairs" or (writing == "auto" and config.models.question_writer.provider == "openai")

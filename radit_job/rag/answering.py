@@ -1,0 +1,152 @@
+"""How a question becomes prompts that the model can read, and how its answers become one prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from radit_job.models.base import Answered, AnsweringLM, Conversation
+from radit_job.rag.context import Context
+from radit_job.rag.prompts import Prompts
+from radit_job.rag.voting import mixture_log_probability, retrieval_weights, vote
+from radit_job.records import Prediction, Question, Split
+
+CLOSED_BOOK_ARMS = frozenset({"closed_book", "lm_closed_book"})  # they read no chunks
+TUNED_ARMS = frozenset({"lm", "lm_closed_book"})
+NO_CONTEXT = Context(chunk_ids=(), scores=(), texts=(), gold_rank=None)
+FILTERED = "the service's content filter cut the answer"
+
+# (question, texts of its chunks) -> conversation
+Builder = Callable[[str, Sequence[str]], Conversation]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that every arm answers."""
+
+    split: Split
+    question: Question
+    context: Context
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One conversation to be answered, and which of the question's chunks stand in it."""
+
+    conversation: Conversation
+    chunks: slice
+
+
+def builder_of(arm: str, prompts: Prompts, shots: Sequence[Question]) -> Builder:
+    """How the arm's conversations are built; `shots` are shown by few_shot."""
+    if arm in CLOSED_BOOK_ARMS:
+        return lambda question, texts: prompts.closed_book(question)
+    if arm == "few_shot":
+        pairs = [(row.question, row.answer) for row in shots]
+        return lambda question, texts: prompts.few_shot(pairs, question, texts)
+    return prompts.with_context
+
+
+@dataclass(frozen=True, slots=True)
+class ArmPrompts:
+    """One arm's prompts, each short enough to leave room for the answer."""
+
+    lm: AnsweringLM
+    arm: str
+    build: Builder
+    max_new_tokens: int
+    is_separate: bool
+    measures_references: bool  # how likely they are: then they must fit behind the prompt, too
+
+    def of(self, item: Asked) -> list[Prompt]:
+        """The question's prompts; none if it cannot be made short enough.
+
+        Joined: one prompt; the chunks that retrieval ranks last are left out until it fits. Separate: one per chunk.
+        """
+        limit = self.lm.context_tokens
+        room = None if limit is None else limit - self._n_answer_tokens(item)
+        n_chunks = 0 if self.arm in CLOSED_BOOK_ARMS else len(item.context.texts)
+        if self.is_separate and n_chunks:
+            parts = (slice(row, row + 1) for row in range(n_chunks))
+            return [prompt for part in parts if self._fits(prompt := self._prompt(item, part), room)]
+        for n in range(n_chunks, -1, -1):
+            if self._fits(prompt := self._prompt(item, slice(0, n)), room):
+                return [prompt]
+        return []
+
+    def why_none(self, item: Asked) -> str:
+        """Why there is none: the question itself, or only the reference, whose probability is to be measured."""
+        least_context = item.context.texts[:1] if self.is_separate else ()
+        n_prompt = self.lm.n_prompt_tokens(self.build(item.question.question, least_context))
+        limit = f"the {self.lm.context_tokens} tokens that the model reads"
+        if self.lm.context_tokens is not None and n_prompt + self.max_new_tokens > self.lm.context_tokens:
+            return f"the question ({n_prompt} tokens as a prompt) leaves no room for an answer in {limit}"
+        n_reference = self.lm.n_answer_tokens(item.question.answer)
+        return f"the reference answer ({n_reference} tokens) does not fit behind the question in {limit}"
+
+    def _n_answer_tokens(self, item: Asked) -> int:
+        if not self.measures_references:
+            return self.max_new_tokens
+        return max(self.max_new_tokens, self.lm.n_answer_tokens(item.question.answer))
+
+    def _prompt(self, item: Asked, chunks: slice) -> Prompt:
+        return Prompt(self.build(item.question.question, item.context.texts[chunks]), chunks)
+
+    def _fits(self, prompt: Prompt, room: int | None) -> bool:
+        return room is None or self.lm.n_prompt_tokens(prompt.conversation) <= room
+
+
+def to_prediction(
+    arm: str, item: Asked, prompts: Sequence[Prompt], answered: Sequence[Answered], error: str | None = None
+) -> Prediction:
+    """What the arm answered: `answered` stands beside `prompts`; without any, `error` says why there is none."""
+    question, context = item.question, item.context
+    used = [row for prompt in prompts for row in range(len(context.scores))[prompt.chunks]]
+    best = _choose(context, prompts, answered)
+    if answered and best is None:
+        error = FILTERED
+    return Prediction(
+        question_id=question.question_id,
+        arm=arm,
+        split=item.split,
+        question=question.question,
+        reference=question.answer,
+        answer=best.completion.text if best else "",
+        chunk_ids=tuple(context.chunk_ids[row] for row in used),
+        scores=tuple(context.scores[row] for row in used),
+        gold_chunk_ids=question.chunk_ids,
+        gold_rank=None if arm in CLOSED_BOOK_ARMS else context.gold_rank,
+        n_prompt_tokens=sum(item.completion.n_prompt_tokens for item in answered),
+        n_completion_tokens=sum(item.completion.n_completion_tokens for item in answered),
+        finish_reason=best.completion.finish_reason if best else "content_filter" if answered else "error",
+        answer_nats_per_token=_reference_nats_per_token(context, prompts, answered) if best else None,
+        error=error,
+    )
+
+
+def _choose(context: Context, prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Answered | None:
+    """The answer that counts; None where a content filter cut all of them."""
+    whole = [row for row, item in enumerate(answered) if item.completion.finish_reason != "content_filter"]
+    if not whole:
+        return None
+    weights = _weights(context, [prompts[row] for row in whole])
+    return answered[whole[vote([answered[row].completion.text for row in whole], weights)]]
+
+
+def _reference_nats_per_token(
+    context: Context, prompts: Sequence[Prompt], answered: Sequence[Answered]
+) -> float | None:
+    """The reference's mean negative log-probability; None where the model could not tell."""
+    references = [item.reference for item in answered if item.reference is not None]
+    if not references or len(references) < len(answered):
+        return None
+    total = mixture_log_probability(
+        [reference.log_probability_nats for reference in references], _weights(context, prompts)
+    )
+    return round(-total / references[0].n_tokens, 6)
+
+
+def _weights(context: Context, prompts: Sequence[Prompt]) -> list[float]:
+    if len(prompts) == 1:
+        return [1.0]
+    return retrieval_weights([context.scores[prompt.chunks][0] for prompt in prompts])

@@ -1,0 +1,500 @@
+"""finetune_lm with a fine-tuning API, over HTTP: one job, whatever happens, and every end in the service's words."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radit_job import observe
+from radit_job.config.schema import FinetuneLM, Model
+from radit_job.config.slices import FinetuneLMSlice
+from radit_job.errors import ConfigError, InputError, RaditError, ServiceError, Terminated, TryAgainError
+from radit_job.models.ledger import Ledger, Price
+from radit_job.models.loading import tuned_ref
+from radit_job.records import Example, Message, write_rows
+from radit_job.stages.finetune_lm import run
+from radit_job.training.api_order import JobRecord
+from tests.servers.openai_server import OpenAIServer, openai_server
+
+N_ROWS = 60
+MODEL = "gpt-4o-mini"
+
+
+def example(number: int, answer: str = "In room {}.") -> Example:
+    question = f"Where is box {number}?"
+    messages = (
+        Message("system", "Answer."),
+        Message("user", f"Box {number} is in room {number % 5}.\nQuery: {question}"),
+        Message("assistant", answer.format(number % 5)),
+    )
+    return Example(f"q{number}", question, f"chunk{number // 2}", (f"chunk{number // 2}",), (0.5,), True, messages)
+
+
+@dataclass
+class Bench:
+    """One stage's folders, the service, and what the stage told."""
+
+    folder: Path
+    server: OpenAIServer
+    told: list[dict[str, Any]]
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def lm(self) -> Path:
+        return self.folder / "out/lm"
+
+    @property
+    def messages(self) -> list[str]:
+        return [str(event.get("message")) for event in self.told]
+
+    def ledger(self, budget_usd: float | None = None) -> Ledger:
+        prices = {MODEL: Price(1.0, 1.0, 25.0)}
+        return Ledger(self.scratch / "paid", prices=prices, budget_usd=budget_usd)
+
+    def tune(
+        self, *, lm: dict[str, Any] | None = None, ledger: Ledger | None = None, dev_share: float = 0.2, **api: Any
+    ) -> dict[str, float]:
+        model = {"provider": "openai", "name": MODEL, "base_url": self.server.url, "patience_s": 10, **(lm or {})}
+        tuning = FinetuneLM(engine="openai", dev_share=dev_share, api={"poll_s": 0.01, **api})
+        config = FinetuneLMSlice(seed=7, lm=Model(**model).model_dump(), finetune_lm=tuning.model_dump())
+        ledger = ledger or self.ledger()
+        return run(
+            config, examples=self.folder / "examples", out=self.folder / "out", scratch=self.scratch, ledger=ledger
+        )
+
+    def refused(self, kind: type[RaditError], **settings: Any) -> str:
+        """The message of a run that must fail; no key in it."""
+        with pytest.raises(kind) as caught:
+            self.tune(**settings)
+        assert type(caught.value) is kind
+        said = str(caught.value) + repr(self.told)
+        assert self.server.key not in said
+        return str(caught.value).replace(self.server.url, "URL")
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.server.jobs.peek()
+
+    @property
+    def n_ordered(self) -> int:
+        return self.server.billed["fine_tuning.jobs"]
+
+    @property
+    def ordered(self) -> JobRecord | None:
+        return JobRecord.load(self.scratch)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name in ("examples", "out", "scratch"):
+        (tmp_path / name).mkdir()
+    write_rows(tmp_path / "examples/examples.jsonl", map(example, range(N_ROWS)))
+    told: list[dict[str, Any]] = []
+    observe.send_events_to(told.append)
+    with openai_server() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", server.key)
+        yield Bench(tmp_path, server, told)
+
+
+def eventually(found: Callable[[], Any], within_s: float = 10.0) -> None:
+    until_s = time.monotonic() + within_s
+    while not found():
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+
+
+def meanwhile(condition: Callable[[], Any], act: Callable[[], Any]) -> threading.Thread:
+    """Do something beside the stage, when it is so far."""
+
+    def wait_and_act() -> None:
+        eventually(condition)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+# ---- what comes of it
+
+
+def test_it_writes_the_models_name_the_curve_the_card_and_what_was_sent(bench: Bench) -> None:
+    ledger = bench.ledger(budget_usd=1.0)
+    counters = bench.tune(ledger=ledger, suffix="boxes", learning_rate_multiplier=1.5, batch_size=4)
+    [job] = bench.jobs
+    assert {path.name for path in bench.lm.iterdir()} == {
+        *("model.json", "training.json", "README.md"),
+        *("train.jsonl", "validation.jsonl"),
+    }
+    name = job["fine_tuned_model"]
+    assert json.loads((bench.lm / "model.json").read_text()) == {
+        "provider": "openai",
+        "name": name,
+        "base_url": bench.server.url,
+        "job_id": job["id"],
+        "base_model": MODEL,
+    }
+    base = Model(provider="openai", name=MODEL, base_url=bench.server.url).ref()
+    assert tuned_ref(bench.lm, base).name == name and "boxes" in name
+    for file, sent in (("train.jsonl", job["training_file"]), ("validation.jsonl", job["validation_file"])):
+        assert (bench.lm / file).read_bytes() == bench.server.files.data(sent)
+    rows = [json.loads(line) for line in (bench.lm / "train.jsonl").read_text().splitlines()]
+    assert [message["role"] for message in rows[0]["messages"]] == ["system", "user", "assistant"]
+    assert job["method"]["supervised"]["hyperparameters"] == {
+        "n_epochs": 3,
+        "batch_size": 4,
+        "learning_rate_multiplier": 1.5,
+    }
+
+    billed = bench.server.books.tokens()[MODEL]["training"]
+    assert counters["n_train"] == len(rows) == 48 and counters["n_dev"] == 12
+    assert counters["n_tokens"] == billed
+    [spent] = ledger.spent.values()
+    assert spent.usage.n_training_tokens == billed and spent.usd == pytest.approx(billed * 25e-6)
+    training = json.loads((bench.lm / "training.json").read_text())
+    assert training["steps"][-1]["step"] == training["n_steps"] == counters["n_steps"] == 36
+    assert training["steps"][-1]["loss"] < training["steps"][0]["loss"]
+    assert training["evaluations"][-1]["dev_loss"] == counters["dev_loss_after"]
+    assert training["files"]["training"]["n_tokens"] * 3 == billed, "the count made here is the service's"
+    card = (bench.lm / "README.md").read_text()
+    for said in (name, job["id"], job["training_file"], f"{billed:,}", "60 questions and 30 source passages"):
+        assert said in card
+    assert any(event["event"] == "progress" and event.get("total") == 36 and "loss" in event for event in bench.told)
+    assert bench.server.key not in repr(bench.told) + card + repr(training)
+
+
+def test_the_report_draws_the_curve(bench: Bench) -> None:
+    from radit_job.report.plots import training as curve
+
+    bench.tune()
+    told = json.loads((bench.lm / "training.json").read_text())
+    assert "<svg" in curve(told["steps"], told["evaluations"], told["best_step"])
+
+
+def test_nothing_is_sent_before_the_rows_are_right(bench: Bench) -> None:
+    write_rows(bench.folder / "examples/examples.jsonl", [*map(example, range(20)), example(20, answer=" ")])
+    assert "an empty answer: 1, line 21" in bench.refused(InputError)
+    write_rows(bench.folder / "examples/examples.jsonl", map(example, range(11)))
+    assert "there are 9" in bench.refused(InputError)
+    write_rows(
+        bench.folder / "examples/examples.jsonl", [example(i, "In room {}." + i * " So it is.") for i in range(40)]
+    )
+    assert "dropped because they are longer than 64 tokens" in bench.refused(InputError, lm={"context_tokens": 64})
+    assert bench.server.requests == []
+
+
+def test_without_held_out_rows_there_is_no_validation_file(bench: Bench) -> None:
+    counters = bench.tune(dev_share=0)
+    assert counters["n_dev"] == 0 and "dev_loss_after" not in counters
+    assert bench.jobs[0]["validation_file"] is None and not (bench.lm / "validation.jsonl").exists()
+    assert "no loss on held-out examples" in (bench.lm / "README.md").read_text()
+
+
+# ---- one job
+
+
+def test_a_later_try_goes_on_with_the_job_that_is_written_down(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 1000]}})
+    said = bench.refused(TryAgainError, wait_h=0.2 / 3600)
+    assert "is running after 5.55556e-05 h" in said and "waits for it again" in said
+    bench.server.change({"pace": {"polls": [1, 1, 1]}})
+    ledger = bench.ledger()
+    bench.tune(ledger=ledger)
+    assert bench.n_ordered == 1 and bench.server.billed["files"] == 0
+    assert sum(row.operation == "files" for row in bench.server.requests) == 2, "uploaded once each"
+    assert [spent.usage.n_calls for spent in ledger.spent.values()] == [1]
+    bench.tune(ledger=bench.ledger())  # killed after the job's end, before the artifact was committed
+    assert bench.n_ordered == 1
+    assert [spent.usage.n_calls for spent in bench.ledger().spent.values()] == [1]
+
+
+def test_the_order_is_written_down_and_saved_before_it_is_given_and_its_id_right_after(bench: Bench) -> None:
+    seen: list[tuple[int, str | None]] = []
+
+    def save(spent: object) -> None:
+        record = bench.ordered
+        seen.append((bench.n_ordered, record.job_id if record else None))
+
+    bench.tune(ledger=Ledger(bench.scratch / "paid", save=save))
+    job = bench.jobs[0]["id"]
+    assert seen[:2] == [(0, None), (1, job)]
+    assert bench.ordered is not None and bench.ordered.order.tag == bench.jobs[0]["metadata"]["radit"]
+
+
+@pytest.mark.parametrize("kind", ["lost", "truncated", "html_200", "reset_mid_body", "hang"])
+def test_an_order_whose_answer_is_lost_is_not_given_again(bench: Bench, kind: str) -> None:
+    bench.server.misbehave(kind=kind, on="fine_tuning.jobs", times=1, seconds=5)
+    ledger = bench.ledger()
+    bench.tune(lm={"timeout_s": 0.5}, ledger=ledger)
+    assert bench.n_ordered == 1
+    assert [spent.usage.n_calls for spent in ledger.spent.values()] == [1]
+    assert any("has this job already" in message for message in bench.messages)
+
+
+@pytest.mark.parametrize("kind", ["server_error", "unavailable", "rate_limit", "reset", "html"])
+def test_an_order_that_did_not_arrive_is_given_again(bench: Bench, kind: str) -> None:
+    bench.server.misbehave(kind=kind, on="fine_tuning.jobs", times=2, retry_after_s=0.01)
+    bench.tune()
+    assert bench.n_ordered == 1
+
+
+def test_a_storm_on_every_route_leaves_one_job(bench: Bench) -> None:
+    kinds = ["rate_limit", "server_error", "reset", "lost", "truncated", "html", "cut"]
+    bench.server.misbehave(*({"kind": kind, "share": 0.06, "retry_after_s": 0.01} for kind in kinds))
+    bench.tune()
+    assert bench.n_ordered == 1
+    assert sum(row.fault is not None for row in bench.server.requests) > 2
+
+
+def test_a_job_of_another_run_for_the_same_is_taken_and_not_paid_again(bench: Bench) -> None:
+    bench.tune()
+    (bench.scratch / "fine_tuning_job.json").unlink()
+    bench.ledger().save()
+    for path in (bench.scratch / "paid").iterdir():
+        path.unlink()
+    ledger = bench.ledger()
+    bench.tune(ledger=ledger)
+    assert bench.n_ordered == 1 and ledger.spent == {}
+    assert any("from an earlier run; none is ordered" in message for message in bench.messages)
+    bench.scratch.joinpath("fine_tuning_job.json").unlink()
+    bench.tune(suffix="another")
+    assert bench.n_ordered == 2
+
+
+def test_a_service_that_drops_metadata_has_one_job_all_the_same(bench: Bench) -> None:
+    create = bench.server.jobs.create
+    bench.server.jobs.create = lambda body, *rest: create({**body, "metadata": None}, *rest)  # type: ignore[method-assign]
+    bench.server.misbehave(kind="lost", on="fine_tuning.jobs", times=1)
+    bench.tune()
+    assert bench.n_ordered == 1 and bench.jobs[0]["metadata"] is None
+    (bench.scratch / "fine_tuning_job.json").unlink()
+    bench.tune()
+    assert bench.n_ordered == 1
+    (bench.scratch / "fine_tuning_job.json").unlink()
+    bench.tune(batch_size=2)
+    assert bench.n_ordered == 2
+
+
+def test_of_two_jobs_for_one_order_one_is_cancelled(bench: Bench) -> None:
+    create = bench.server.jobs.create
+    made: list[dict[str, Any]] = []
+
+    def create_two(body: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        made.extend(create(body, *rest) for _ in range(2))  # the first one is an order that seemed lost
+        return made[-1]
+
+    bench.server.jobs.create = create_two  # type: ignore[assignment, method-assign]
+    bench.tune()
+    statuses = {job["status"]: job["id"] for job in bench.jobs}
+    assert statuses.keys() == {"succeeded", "cancelled"} and len(made) == 2
+    assert json.loads((bench.lm / "model.json").read_text())["job_id"] == statuses["succeeded"]
+
+
+def test_what_the_service_has_already_is_not_uploaded_again(bench: Bench) -> None:
+    bench.server.misbehave(kind="lost", on="files", times=1)
+    bench.tune()
+    assert [row.operation for row in bench.server.requests].count("files") == 2
+    assert len([file for file in bench.server.files.list() if file["purpose"] == "fine-tune"]) == 2
+
+
+# ---- money
+
+
+def test_no_job_is_ordered_beyond_the_budget(bench: Bench) -> None:
+    said = bench.refused(ConfigError, ledger=bench.ledger(budget_usd=0.01))
+    assert said.startswith("spending.budget_usd: the next call to gpt-4o-mini may cost $0.14")
+    assert bench.n_ordered == 0 and bench.ordered is None
+    unpriced = Ledger(bench.scratch / "paid", prices={MODEL: Price(1.0)}, budget_usd=1)
+    assert "no price for gpt-4o-mini in training" in bench.refused(ConfigError, ledger=unpriced)
+    bench.tune(ledger=bench.ledger(budget_usd=0.2))
+    bench.tune(ledger=bench.ledger(budget_usd=0.0))  # ordered and paid already: the budget is no reason to let it go
+    assert bench.n_ordered == 1
+
+
+def test_what_a_cancelled_job_has_trained_is_counted(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 1000]}})
+
+    def cancel() -> None:
+        job = bench.server.jobs._jobs[bench.jobs[0]["id"]]
+        job.shown["trained_tokens"] = 1000
+        bench.server.jobs.cancel(job.shown["id"])
+
+    beside = meanwhile(lambda: bench.jobs and bench.jobs[0]["status"] == "running", cancel)
+    ledger = bench.ledger()
+    bench.refused(InputError, ledger=ledger)
+    beside.join()
+    assert [spent.usage.n_training_tokens for spent in ledger.spent.values()] == [1000]
+
+
+# ---- a given job
+
+
+def given_job(bench: Bench, model: str = MODEL) -> str:
+    bench.tune(lm={"name": model})
+    for path in (*bench.lm.iterdir(), bench.scratch / "fine_tuning_job.json"):
+        path.unlink()
+    bench.server.books.rows.clear()
+    bench.told.clear()
+    return str(bench.jobs[0]["id"])
+
+
+def test_a_given_job_is_taken_and_none_is_made(bench: Bench) -> None:
+    job = given_job(bench)
+    ledger = Ledger()
+    counters = bench.tune(job_id=job, ledger=ledger)
+    assert {row.method for row in bench.server.requests} == {"GET"}
+    assert ledger.spent == {} and bench.ordered is None
+    assert json.loads((bench.lm / "model.json").read_text())["name"] == bench.jobs[0]["fine_tuned_model"]
+    training = json.loads((bench.lm / "training.json").read_text())
+    assert training["n_train"] is None and len(training["steps"]) > 2 and counters["n_steps"] == 144
+    assert "given to radit-job" in (bench.lm / "README.md").read_text()
+    assert not any(event.get("level") == "warning" for event in bench.told)
+
+
+def test_a_given_job_of_another_base_model_is_said(bench: Bench) -> None:
+    job = given_job(bench, "gpt-3.5-turbo-0125")
+    bench.tune(job_id=job)
+    assert any(
+        f"the job {job} tuned gpt-3.5-turbo-0125, but models.lm is gpt-4o-mini" in said for said in bench.messages
+    )
+
+
+def test_a_given_job_that_is_none_or_has_died_is_refused(bench: Bench) -> None:
+    assert "Could not find fine tune: ftjob-none" in bench.refused(InputError, job_id="ftjob-none")
+    bench.server.misbehave(kind="job_fails", on="fine_tuning.jobs", times=1)
+    bench.refused(InputError)
+    said = bench.refused(InputError, job_id=bench.jobs[0]["id"])
+    assert "It was given as finetune_lm.api.job_id" in said
+
+
+# ---- ends and refusals
+
+
+def test_a_job_that_fails_is_told_in_the_services_words_and_another_run_orders_anew(bench: Bench) -> None:
+    rule = {"kind": "job_fails", "code": "exceeded_quota", "message": "Creating this job would exceed your hard limit."}
+    bench.server.misbehave(rule | {"on": "fine_tuning.jobs", "times": 1})
+    said = bench.refused(InputError)
+    job = bench.jobs[0]["id"]
+    assert said == (
+        f"URL: the fine-tuning job {job} failed: Creating this job would exceed your hard limit. (code exceeded_quota)"
+        "\n  Put that right; another `radit run` orders a new job."
+    )
+    bench.tune()
+    assert bench.n_ordered == 2
+
+
+def test_a_job_that_is_cancelled_is_told_and_another_run_orders_anew(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 1000]}})
+    beside = meanwhile(lambda: bench.jobs, lambda: bench.server.jobs.cancel(bench.jobs[0]["id"]))
+    said = bench.refused(InputError)
+    beside.join()
+    assert "was cancelled\n  By `radit cancel`, or by somebody else" in said
+    bench.server.change({"pace": {"polls": [1, 1, 1]}})
+    bench.tune()
+    assert bench.n_ordered == 2
+
+
+def test_held_out_examples_that_are_too_few_for_a_file_train_too(bench: Bench) -> None:
+    bench.tune(dev_share=0.1)
+    assert bench.jobs[0]["validation_file"] is None
+
+
+def test_a_state_that_nobody_knows_is_waited_through(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 5, 1]}})
+
+    def pause() -> None:
+        job = bench.server.jobs._jobs[bench.jobs[0]["id"]]
+        job.shown["status"] = "paused"
+        eventually(lambda: any("'paused'" in message for message in bench.messages))
+        job.shown["status"] = "queued"
+
+    beside = meanwhile(lambda: bench.jobs and bench.jobs[0]["status"] == "queued", pause)
+    bench.tune()
+    beside.join()
+    assert sum("is 'paused'; waiting" in message for message in bench.messages) == 1
+
+
+def test_an_outage_while_the_job_runs_is_survived(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 20]}})
+
+    def stop_and_start() -> None:
+        bench.server.stop()
+        time.sleep(0.3)  # the length of the outage
+        bench.server.start()
+
+    beside = meanwhile(lambda: bench.jobs and bench.jobs[0]["status"] == "running", stop_and_start)
+    bench.tune()
+    beside.join()
+    assert bench.n_ordered == 1
+
+
+def test_sigterm_in_the_midst_of_a_call_ends_the_stage(bench: Bench) -> None:
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated("terminated")  # as the command line does
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    bench.server.misbehave(kind="hang", on="fine_tuning.jobs.get", seconds=5)
+
+    def is_asked() -> bool:
+        return bench.server.books.n_requests["fine_tuning.jobs.get"] > 0
+
+    beside = meanwhile(is_asked, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        bench.refused(Terminated)
+    finally:
+        beside.join()
+        signal.signal(signal.SIGTERM, before)
+    bench.server.behave()
+    bench.tune()
+    assert bench.n_ordered == 1
+
+
+def test_a_service_that_does_not_answer_ends_the_stage(bench: Bench) -> None:
+    bench.server.stop()
+    said = bench.refused(ServiceError, lm={"patience_s": 0.3})
+    assert "cannot be reached" in said
+    bench.server.start()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"kind": "insufficient_quota", "on": "fine_tuning.jobs"}, "You exceeded your current quota"),
+        ({"kind": "insufficient_quota", "on": "files"}, "You exceeded your current quota"),
+        ({"kind": "refused_file", "on": "files"}, "Invalid file format for Fine-Tuning API"),
+        ({"kind": "forbidden", "on": "fine_tuning.jobs"}, "does not have access to model"),
+    ],
+)
+def test_a_refusal_stops_the_stage_at_once_in_the_services_words(
+    bench: Bench, fault: dict[str, Any], words: str
+) -> None:
+    bench.server.misbehave(fault)
+    assert words in bench.refused(InputError)
+    assert bench.n_ordered == 0
+    assert bench.ordered is None, "nothing is to be looked for"
+    assert sum(row.fault is not None for row in bench.server.requests) == 1
+    bench.server.behave()
+    bench.tune()
+    assert bench.n_ordered == 1
+
+
+def test_a_wrong_model_and_a_bad_key_are_refused_in_the_services_words(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Model gpt-9 is not available for fine-tuning" in bench.refused(InputError, lm={"name": "gpt-9"})
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789abcdef")
+    said = bench.refused(InputError)
+    assert "refused the key" in said and "0123456789abcdef" not in said + repr(bench.told)
+    assert bench.n_ordered == 0
