@@ -21,12 +21,12 @@ from radit_job.models.loading import open_embedder, open_generator, open_local_l
 from radit_job.pipeline.graph import producer_of
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import load_results, require_run
-from radit_job.rag.answering import CLOSED_BOOK_ARMS, TUNED_ARMS, builder_of
+from radit_job.rag.answering import builder_of
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.retrieval import search
 from radit_job.rag.vector_index import VectorIndex
 from radit_job.rag.voting import retrieval_weights, vote
-from radit_job.records import Chunk, read_rows
+from radit_job.records import CLOSED_BOOK_ARMS, TUNED_ARMS, Chunk, read_rows
 from radit_job.store import open_store
 from radit_job.store.artifacts import fetch, find
 

@@ -18,7 +18,7 @@ class ModelRef:
     revision: str | None = None
     dtype: str = "auto"
     base_url: str = OPENAI_URL
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str | None = None
     tokenizer: str | None = None
     context_tokens: int | None = None
     can_score: bool = False
@@ -27,3 +27,10 @@ class ModelRef:
     tokens_per_minute: int | None = None
     timeout_s: float = 120.0
     patience_s: float = 600.0
+
+
+def key_variable(ref: ModelRef) -> str | None:
+    """The environment variable that holds the key: OpenAI's goes to OpenAI alone, unless the user says otherwise."""
+    if ref.api_key_env is not None:
+        return ref.api_key_env
+    return "OPENAI_API_KEY" if ref.base_url == OPENAI_URL else None

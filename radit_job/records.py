@@ -14,6 +14,12 @@ from typing import Any, Literal, TypeVar
 
 Split = Literal["val", "train"]
 
+# What is told apart by an arm's name.
+CLOSED_BOOK_ARMS = frozenset({"closed_book", "lm_closed_book"})  # they answer without retrieved chunks
+TUNED_ARMS = frozenset({"lm", "lm_closed_book"})  # the tuned LM answers
+# Judged metrics that hold an answer against the chunks it was given: a closed-book arm has no score in them.
+NEED_CONTEXT = frozenset({"faithfulness", "relevancy"})
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

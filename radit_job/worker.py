@@ -13,32 +13,28 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.errors import ConfigError, CorruptArtifact, InputError, RaditError, StageFailed, StoreError
-from radit_job.jobs import WHOLE, ArtifactRef, JobSpec, Shard
-from radit_job.models.ledger import Ledger, Price, Spent
+from radit_job.errors import ConfigError, CorruptArtifact, RaditError, StageFailed
+from radit_job.jobs import WHOLE, JobSpec, Shard
+from radit_job.models.ledger import Ledger
 from radit_job.observe.stage_output import StageOutput
 from radit_job.observe.usage import usage_since
 from radit_job.pipeline.catalog import CATALOG, StageRow
-from radit_job.pipeline.spending import Book, left_for_process, lost_book, read_books, write_book
+from radit_job.pipeline.inputs import fetch_input, lineage_entry
+from radit_job.pipeline.paid_ledger import open_ledger
+from radit_job.pipeline.spending import Book
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import Manifest, find, publish, read_result
-from radit_job.store.artifacts import fetch as fetch_artifact
 from radit_job.store.kept import KEEP_INTERVAL_S, kept_scratch
 from radit_job.store.local import store_error
 from radit_job.store.shards import FIRST_TRY, find_part, join, publish_part
 
 SHOWN_KEY = 10  # characters of it in every event
-KEEP_TRIES = 10  # for paid answers: the folder may change while it is looked at
-KEEP_PAUSE_S = 0.1
-
-StageFunction = Callable[..., dict[str, float]]
 
 
 def run_stage(stage: str, spec_name: str, store_url: str) -> int:
@@ -171,7 +167,7 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
             own = Book(spec.stage, spec.key, nth_try, shard.index, shard.count)
-            ledger = _ledger(store, spec, own, scratch_name, scratch) if row.pays else Ledger()
+            ledger = open_ledger(store, spec, own, scratch_name, scratch) if row.pays else Ledger()
             counters = _call(row, store, spec, shard, fetched, out, scratch, ledger)
             _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try, ledger))
     finally:
@@ -191,37 +187,6 @@ def _publish(
     observe.log("committed" if won else "another attempt was first; its artifact stands")
 
 
-def _ledger(store: ObjectStore, spec: JobSpec, own: Book, scratch_name: str, scratch: Path) -> Ledger:
-    """What the stage's paid calls gave so far; each further answer is in the store before its call returns."""
-
-    def save(spent: Mapping[str, Spent]) -> None:
-        _keep_surely(store, scratch_name)
-        write_book(store, spec.run, replace(own, spent=spent))
-
-    prices = {model: Price(**plain) for model, plain in spec.prices.items()}
-    ledger = Ledger(scratch / "paid", prices=prices, save=save)
-    books = read_books(store, spec.run, spec.stage)
-    of_process = [book for book in books if replace(book, spent={}, n_lost=0) == replace(own, spent={})]
-    before = next((book for book in of_process if not book.n_lost), None)
-    lost = lost_book(replace(own, spent=ledger.spent), before, sum(book.n_lost > 0 for book in of_process))
-    if lost is not None:
-        write_book(store, spec.run, lost)
-        books.append(lost)
-    if lost is not None or ledger.spent:
-        write_book(store, spec.run, replace(own, spent=ledger.spent))
-    ledger.budget_usd = left_for_process(spec.budget_usd, own, books, ledger.prices)
-    return ledger
-
-
-def _keep_surely(store: ObjectStore, scratch_name: str) -> None:
-    """Save the scratch folder, or end the stage: what was paid for must not be lost silently."""
-    for _ in range(KEEP_TRIES):
-        if store.keep_scratch(scratch_name):
-            return
-        time.sleep(KEEP_PAUSE_S)
-    raise StoreError("paid answers could not be saved: the scratch folder never stood still", where=store.url)
-
-
 def _call(
     row: StageRow,
     store: ObjectStore,
@@ -238,47 +203,11 @@ def _call(
     if row.is_sharded:
         arguments["shard"] = shard
     for reference in spec.inputs:
-        arguments[reference.artifact] = _fetch(store, reference, fetched)
+        arguments[reference.artifact] = fetch_input(store, reference, fetched)
     if row.wants_lineage:
-        arguments["lineage"] = [_lineage_entry(store, stage, key) for stage, key in spec.lineage]
-    stage: StageFunction = importlib.import_module(f"radit_job.stages.{row.name}").run
+        arguments["lineage"] = [lineage_entry(store, stage, key) for stage, key in spec.lineage]
+    stage: Callable[..., dict[str, float]] = importlib.import_module(f"radit_job.stages.{row.name}").run
     return stage(row.sees.model_validate(spec.config), **arguments)
-
-
-def _fetch(store: ObjectStore, reference: ArtifactRef, fetched: Path) -> Path:
-    manifest = _committed(store, reference.stage, reference.key)
-    if manifest.digest_of(reference.artifact) != reference.digest:
-        # InputError: what a retry would read is no other.
-        raise InputError(
-            f"the input {reference.artifact} of {reference.stage} was replaced while this stage waited",
-            where=store.url,
-            todo="Run again.",
-        )
-    folder = fetched / reference.artifact
-    folder.mkdir()
-    return fetch_artifact(store, manifest, reference.artifact, folder)
-
-
-def _committed(store: ObjectStore, stage: str, key: str) -> Manifest:
-    manifest = find(store, stage, key)
-    if manifest is None:
-        raise CorruptArtifact(f"the artifact of {stage} is gone from the store", where=store.url, todo="Run again.")
-    return manifest
-
-
-def _lineage_entry(store: ObjectStore, stage: str, key: str) -> dict[str, Any]:
-    """One stage behind this one, as the report shows it."""
-    manifest = _committed(store, stage, key)
-    artifacts = [
-        {
-            "artifact": name,
-            "digest": manifest.digest_of(name),
-            "n_bytes": manifest.n_bytes_of(name),
-            "n_files": len(files),
-        }
-        for name, files in manifest.artifacts.items()
-    ]
-    return {"stage": stage, "key": key, "artifacts": artifacts, **read_result(store, manifest)}
 
 
 def _check_written(row: StageRow, out: Path) -> None:
@@ -293,14 +222,12 @@ def _result(
     inputs = [
         {"artifact": item.artifact, "stage": item.stage, "key": item.key, "digest": item.digest} for item in spec.inputs
     ]
-    replaced = {"try": nth_try} if nth_try else {}
-    spent = {model: item.to_json() for model, item in ledger.spent.items()}
     return {
         "run": spec.run,
         "counters": counters,
-        "spent": spent,
+        "spent": {model: item.to_json() for model, item in ledger.spent.items()},
         "inputs": inputs,
-        **replaced,
+        **({"try": nth_try} if nth_try else {}),
         **usage_since(started_s),
     }
 

@@ -56,6 +56,7 @@ def run(
     from radit_job.cli.cost import warn_of_cost
     from radit_job.console import print_end, print_spent
     from radit_job.observe.terminal import show_events
+    from radit_job.pipeline.check_served import refuse_unpriced
     from radit_job.pipeline.heartbeat import heartbeat
 
     check_executor(executor)
@@ -65,6 +66,7 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(opened.hold(f"run-{run_name}"))
         stack.enter_context(show_events())
+        refuse_unpriced(loaded.config)
         warn_of_cost(loaded, opened)
         controller = controller_of(loaded, opened, until, force)
         if "://" in opened.url:

@@ -23,7 +23,7 @@ def cost_findings(loaded: LoadedConfig, store: ObjectStore) -> Iterator[Finding]
     from radit_job.console import print_wrapped
     from radit_job.pipeline.estimate_text import assumptions, beyond_budget, headline, table
     from radit_job.pipeline.findings import Finding
-    from radit_job.pipeline.spending import dollars
+    from radit_job.report.spending import dollars
 
     try:
         with _progress():
@@ -77,7 +77,7 @@ def warn_of_cost(loaded: LoadedConfig, store: ObjectStore) -> None:
     from radit_job.pipeline.runs import load_run
 
     before = load_run(store, loaded.config.name)
-    if before is not None and before.status != "done":
+    if before is not None and not before.is_over:
         return
     with suppress(RaditError):  # the run itself will say it better
         expected = expected_rows(loaded, store, only_if_cut=True)

@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from radit_job.errors import InputError
-from radit_job.pipeline.estimate import Limits, Measures, Row, estimate, is_in_pairs
+from radit_job.pipeline.estimate import Row, estimate, is_in_pairs
+from radit_job.pipeline.measures import Limits, Measures
 from radit_job.pipeline.served import served_uses
 from radit_job.pipeline.spending import prices_of
 
@@ -37,7 +38,7 @@ def expected_rows(
     `only_if_cut`: None, too, where the documents would have to be cut first.
     """
     from radit_job.cli.options import identity_of
-    from radit_job.models.ledger import Price, Prices
+    from radit_job.models.cost import Price, Prices
     from radit_job.pipeline.planner import Planner
     from radit_job.pipeline.runs import load_run
 
@@ -189,9 +190,9 @@ def _writing_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
 
 
 def _answering_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
-    from radit_job.rag.answering import CLOSED_BOOK_ARMS, builder_of
+    from radit_job.rag.answering import builder_of
     from radit_job.rag.prompts import Prompts
-    from radit_job.records import Message, Question
+    from radit_job.records import CLOSED_BOOK_ARMS, Message, Question
 
     retrieval = config.retrieval
     prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
@@ -215,7 +216,16 @@ def _judging_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
 
 
 def _limits() -> Limits:
+    from radit_job.rag.pair_blocks import CHUNKS_PER_QUESTION
     from radit_job.rag.pair_writing import CHECK_TOKENS, TOKENS_PER_PAIR
+    from radit_job.rag.question_blocks import SENTENCES_PER_QUESTION
     from radit_job.rag.question_writing import MAX_NEW_TOKENS, N_SAMPLES
 
-    return Limits(TOKENS_PER_PAIR, CHECK_TOKENS, MAX_NEW_TOKENS, N_SAMPLES)
+    return Limits(
+        pair=TOKENS_PER_PAIR,
+        check=CHECK_TOKENS,
+        sentence_question=MAX_NEW_TOKENS,
+        n_samples=N_SAMPLES,
+        chunks_per_question=CHUNKS_PER_QUESTION,
+        sentences_per_question=SENTENCES_PER_QUESTION,
+    )

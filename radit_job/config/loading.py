@@ -192,7 +192,7 @@ def _explanation(error: ErrorDetails) -> str:
     place, value = error["loc"], error["input"]
     if error["type"] == "extra_forbidden":
         return _unknown_key(place)
-    if place[-1] == A_KEY:
+    if place[-1:] == (A_KEY,):
         return _unknown_name(place[:-1])
     if error["type"] == "value_error":  # one of the schema's own checks, in its own words
         return str(error["ctx"]["error"])

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from radit_job.config.fields import Section
+from radit_job.config.models import Model
 from radit_job.config.schema import (
     Answer,
     ArmName,
@@ -18,7 +19,6 @@ from radit_job.config.schema import (
     Evaluate,
     FinetuneLM,
     MetricName,
-    Model,
     Questions,
     Retrieval,
     SplitSettings,

@@ -1,64 +1,22 @@
 """What paid calls gave and cost: kept as it arrives, and held against a budget.
 
-    <folder>/0-000000012.jsonl    one row per answer, in the order in which they came; files are never changed
-
 Each call's thread returns only when its answer is saved. The threads that come meanwhile wait together, and one of
 them saves for all (group commit), so that saving never queues up behind the service.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from radit_job.errors import ConfigError
+from radit_job.models.cost import Price, Prices, Spent, Usage
+from radit_job.models.row_files import Row, RowFiles
 
 ROUNDING_USD = 1e-9  # what sums of many small floats may be off by
-MERGED_FILES = 64  # so many small files become one, or saving thousands of answers would list thousands of files
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """US dollars for a million tokens."""
-
-    input_usd: float
-    output_usd: float = 0.0
-    training_usd: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call, or several, used."""
-
-    n_calls: int = 0
-    n_prompt_tokens: int = 0
-    n_completion_tokens: int = 0
-    n_training_tokens: int = 0  # each epoch counted
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.n_calls + other.n_calls,
-            self.n_prompt_tokens + other.n_prompt_tokens,
-            self.n_completion_tokens + other.n_completion_tokens,
-            self.n_training_tokens + other.n_training_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What one model's calls used and cost; `usd` is None where its price is unknown."""
-
-    usage: Usage
-    usd: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as they stand in result.json and results.json."""
-        return {**asdict(self.usage), "usd": None if self.usd is None else round(self.usd, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,37 +27,10 @@ class Reservation:
     usd: float
 
 
-class Prices:
-    """Prices by model name."""
-
-    def __init__(self, by_name: Mapping[str, Price]) -> None:
-        self._by_name = dict(by_name)
-
-    def of(self, model: str) -> Price | None:
-        """The model's own price, or that of the longest name before a colon: `ft:gpt-x` for `ft:gpt-x:me::7`."""
-        name = model
-        while name not in self._by_name:
-            name, colon, _ = name.rpartition(":")
-            if not colon:
-                return None
-        return self._by_name[name]
-
-    def cost(self, model: str, usage: Usage) -> float | None:
-        """US dollars, or None where a price that is needed is unknown."""
-        price = self.of(model)
-        if price is None or (usage.n_training_tokens and price.training_usd is None):
-            return None
-        return (
-            usage.n_prompt_tokens * price.input_usd
-            + usage.n_completion_tokens * price.output_usd
-            + usage.n_training_tokens * (price.training_usd or 0.0)
-        ) / 1e6
-
-
 @dataclass(slots=True)
 class _Pending:
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    n_taken: int = 0  # rows ever put here; a thread waits until so many are saved
+    rows: list[Row] = field(default_factory=list)
+    n_taken: int = 0  # savings ever asked for; a thread waits until its own is done
 
 
 class Ledger:
@@ -119,31 +50,38 @@ class Ledger:
         """
         self.prices = Prices(prices or {})
         self.budget_usd = budget_usd
-        self._folder = folder
         self._save = save
         self._lock = threading.Condition()
         self._pending = _Pending()
         self._n_saved = 0
         self._is_saving = False
-        self._answers: dict[str, Any] = {}
-        self._usage: dict[str, Usage] = {}
-        self._usd: dict[str, float | None] = {}
+        self._closed: set[str] = set()  # keys whose answer is kept
+        self._answers: dict[str, Any] = {}  # those of them that are in no file
+        self._spent: dict[str, Spent] = {}  # by model: for what is closed
+        self._open: dict[str, tuple[str, Spent]] = {}  # model and cost by key: for what has no answer, or none yet
         self._reserved_usd = 0.0
-        self._n_files = 0
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._load(folder)
+        self._files = None if folder is None else RowFiles(folder)
+        if self._files is not None:
+            for row in self._files.rows():
+                self._enter(row)
 
     @property
     def spent(self) -> dict[str, Spent]:
         """What was spent so far, by model; what earlier tries of the stage paid for is in it."""
         with self._lock:
-            return {model: Spent(usage, self._usd[model]) for model, usage in self._usage.items()}
+            spent = dict(self._spent)
+            for model, item in self._open.values():
+                spent[model] = spent[model] + item if model in spent else item
+            return spent
 
     def find(self, key: str) -> Any | None:
         """The answer that is kept under a key, as plain JSON."""
         with self._lock:
-            return self._answers.get(key)
+            if key not in self._closed:
+                return None
+            if key in self._answers or self._files is None:
+                return self._answers[key]
+            return self._files.read(key)["answer"]
 
     def reserve(self, model: str, most: Usage) -> Reservation:
         """Set aside what a call can cost at most; ConfigError if that would exceed the budget, or cannot be known."""
@@ -157,10 +95,10 @@ class Ledger:
                     where="spending.prices",
                     todo="Give its price, 0 where it costs nothing, or drop spending.budget_usd.",
                 )
-            so_far = sum(self._usd_or_zero())
-            if so_far + self._reserved_usd + usd > self.budget_usd + ROUNDING_USD:
+            so_far_usd = sum(item.usd or 0.0 for item in self.spent.values()) + self._reserved_usd
+            if so_far_usd + usd > self.budget_usd + ROUNDING_USD:
                 raise ConfigError(
-                    f"the next call to {model} may cost ${usd:.4f}, and ${so_far + self._reserved_usd:.4f} of the "
+                    f"the next call to {model} may cost ${usd:.4f}, and ${so_far_usd:.4f} of the "
                     f"${self.budget_usd:.4f} that were left for this stage are spent or set aside for calls under way",
                     where="spending.budget_usd",
                     todo="What came is kept. Raise the budget, and run again to go on.",
@@ -174,49 +112,67 @@ class Ledger:
             self._reserved_usd -= reservation.usd if self.budget_usd is not None else 0.0
 
     def keep(self, key: str, answer: Any, reservation: Reservation, usage: Usage) -> None:
-        """Keep an answer (plain JSON) and what it cost; returns when it is saved."""
-        usd = self.prices.cost(reservation.model, usage)
+        """Keep an answer (plain JSON) and what it cost; returns when it is saved.
+
+        It takes the place of what was booked under its key.
+        """
         with self._lock:
-            row = {
-                "key": self._unused(key),
-                "model": reservation.model,
-                "usd": usd,
-                "usage": asdict(usage),
-                "answer": answer,
-            }
-            self._enter(row)
-            self._pending.rows.append(row)
-            self._pending.n_taken += 1
-            ticket = self._pending.n_taken
-        self.release(reservation)
+            ticket = self._take(self._row(self._unused(key), answer, reservation, usage))
+        self._wait_until_saved(ticket)
+
+    def book(self, key: str, reservation: Reservation, usage: Usage) -> None:
+        """Count what is being, or may have been, charged and has no answer; returns when it is saved.
+
+        `find` does not find it. Booked again under its key it is replaced, and so it is by the answer that is kept.
+        """
+        with self._lock:
+            ticket = self._take({**self._row(key, None, reservation, usage), "is_open": True})
         self._wait_until_saved(ticket)
 
     def save(self) -> None:
         """Save what the stage's scratch holds now; returns when it is in the store."""
-        if self._save is not None:
-            self._save(self.spent)
+        with self._lock:
+            self._pending.n_taken += 1
+            ticket = self._pending.n_taken
+        self._wait_until_saved(ticket)
+
+    def _row(self, key: str, answer: Any, reservation: Reservation, usage: Usage) -> Row:
+        model, usd = reservation.model, self.prices.cost(reservation.model, usage)
+        self.release(reservation)
+        return {"key": key, "model": model, "usd": usd, "usage": asdict(usage), "answer": answer}
+
+    def _take(self, row: Row) -> int:
+        """Count a row, and have it written with the next ones; the number of the saving to wait for."""
+        if self._enter(row):
+            if row["key"] in self._closed:
+                self._answers[row["key"]] = row["answer"]
+            self._pending.rows.append(row)
+        self._pending.n_taken += 1
+        return self._pending.n_taken
 
     def _unused(self, key: str) -> str:
         """The key, or one made of it: what was paid for twice costs twice, and the first answer stands."""
         n_paid, name = 1, key
-        while name in self._answers:
+        while name in self._closed:
             n_paid += 1
             name = f"{key}#{n_paid}"
         return name
 
-    def _enter(self, row: Mapping[str, Any]) -> None:
-        model, usd, usage = str(row["model"]), row["usd"], Usage(**row["usage"])
-        if row["key"] in self._answers:
-            return  # a file that was merged, and not yet deleted when the process ended
+    def _enter(self, row: Row) -> bool:
+        """Count a row; False if it says nothing new."""
+        key, model, usd, usage = row["key"], str(row["model"]), row["usd"], Usage(**row["usage"])
+        if key in self._closed:
+            return False  # a file that was merged, and not yet deleted when the process ended
         if usd is None:  # its price may have become known since; else the budget would not see it
             usd = self.prices.cost(model, usage)
-        self._answers[row["key"]] = row["answer"]
-        before = self._usd.get(model, 0.0)
-        self._usd[model] = None if before is None or usd is None else before + float(usd)
-        self._usage[model] = self._usage.get(model, Usage()) + usage
-
-    def _usd_or_zero(self) -> Iterable[float]:
-        return (usd or 0.0 for usd in self._usd.values())
+        item = Spent(usage, None if usd is None else float(usd))
+        if row.get("is_open"):
+            self._open[key] = (model, item)
+            return True
+        self._open.pop(key, None)
+        self._closed.add(key)
+        self._spent[model] = self._spent[model] + item if model in self._spent else item
+        return True
 
     def _wait_until_saved(self, ticket: int) -> None:
         with self._lock:
@@ -226,9 +182,10 @@ class Ledger:
                 return
             self._is_saving = True
             rows, self._pending.rows = self._pending.rows, []
-            up_to = self._pending.n_taken
+            # Both now: what others enter meanwhile is in no file when `save` is told what was spent.
+            up_to, spent = self._pending.n_taken, self.spent
         try:
-            self._write(rows)
+            self._write(rows, spent)
         except BaseException:
             with self._lock:
                 self._pending.rows[:0] = rows
@@ -240,37 +197,12 @@ class Ledger:
             self._is_saving = False
             self._lock.notify_all()
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        if self._folder is not None:
-            _write_file(self._folder / f"0-{self._n_files:09d}.jsonl", rows)
-            self._n_files += 1
-            self._merge(self._folder, 0)
+    def _write(self, rows: list[Row], spent: Mapping[str, Spent]) -> None:
+        if self._files is not None and rows:
+            self._files.append(rows)
         if self._save is not None:
-            self._save(self.spent)
-
-    def _merge(self, folder: Path, level: int) -> None:
-        """MERGED_FILES files of a level become one of the next: a row is copied once per level."""
-        files = sorted(folder.glob(f"{level}-*.jsonl"))
-        if len(files) < MERGED_FILES:
-            return
-        rows = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-        _write_file(folder / f"{level + 1}-{files[-1].name.partition('-')[2]}", rows)
-        for path in files:
-            path.unlink()
-        self._merge(folder, level + 1)
-
-    def _load(self, folder: Path) -> None:
-        for path in sorted(folder.glob("*.jsonl"), key=lambda path: path.name.partition("-")[2]):
-            self._n_files = max(self._n_files, int(path.stem.partition("-")[2]) + 1)
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._enter(json.loads(line))
-
-
-def _write_file(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Whole or not at all, whenever the process is killed or the machine goes down."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())  # or after a crash of the machine the name may be there without the content
-    partial.replace(path)
+            self._save(spent)
+        if self._files is not None:
+            with self._lock:
+                for row in rows:
+                    self._answers.pop(row["key"], None)

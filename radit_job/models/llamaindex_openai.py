@@ -22,7 +22,7 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.callbacks import llm_completion_callback
 from llama_index.llms.openai import OpenAI
 
-from radit_job.model_ref import ModelRef
+from radit_job.model_ref import ModelRef, key_variable
 from radit_job.models.openai_api.client import NO_KEY, Endpoint
 
 
@@ -33,12 +33,13 @@ def as_openai_llm(
 
     OpenAI.complete() by itself sends no system message; here it does, with `system_prompt`.
     """
+    variable = key_variable(ref)
     Endpoint.open(ref).close()  # it knows whether a key is needed, and what can be one
     return ServedOpenAI(
         model=ref.name,
         api_base=ref.base_url,
-        api_key=f"${ref.api_key_env}",
-        api_key_env=ref.api_key_env,
+        api_key=f"${variable}" if variable else NO_KEY,
+        key_variable=variable,
         context_tokens=ref.context_tokens,
         temperature=temperature,
         max_tokens=max_new_tokens,
@@ -53,7 +54,7 @@ class ServedOpenAI(OpenAI):
     The key is read from the environment when a call is made: an object that is printed or logged shows none.
     """
 
-    api_key_env: str
+    key_variable: str | None
     context_tokens: int | None = None
 
     @property
@@ -95,5 +96,5 @@ class ServedOpenAI(OpenAI):
         return asked
 
     def _get_credential_kwargs(self, is_async: bool = False) -> dict[str, Any]:
-        key = os.environ.get(self.api_key_env, "").strip() or NO_KEY
-        return {**super()._get_credential_kwargs(is_async), "api_key": key}
+        key = os.environ.get(self.key_variable, "").strip() if self.key_variable else ""
+        return {**super()._get_credential_kwargs(is_async), "api_key": key or NO_KEY}

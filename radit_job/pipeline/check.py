@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from radit_job.config.loading import LoadedConfig
-from radit_job.config.schema import Model
+from radit_job.config.models import Model
 from radit_job.errors import StoreError
 from radit_job.models.identity import model_identity
 from radit_job.pipeline.check_served import served_findings

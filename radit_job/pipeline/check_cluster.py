@@ -13,7 +13,7 @@ from radit_job.executors.kubernetes.client import KubernetesClient, connect
 from radit_job.executors.kubernetes.manifest import stage_job
 from radit_job.executors.kubernetes.permissions import missing
 from radit_job.jobs import JobSpec, Resources
-from radit_job.model_ref import OPENAI_URL
+from radit_job.model_ref import OPENAI_URL, key_variable
 from radit_job.pipeline.catalog import StageRow
 from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
@@ -120,7 +120,8 @@ def _keys(client: KubernetesClient, name: str, profile: Profile, uses: Sequence[
     wanted: dict[str, bool] = {}
     for use in uses:
         is_needed = use.model.base_url == OPENAI_URL
-        wanted[use.model.api_key_env] = wanted.get(use.model.api_key_env, False) or is_needed
+        if (variable := key_variable(use.model.ref())) is not None:
+            wanted[variable] = wanted.get(variable, False) or is_needed
     if not wanted:
         return
     subject = f"profile {name}"

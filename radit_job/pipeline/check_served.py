@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
-from radit_job.config.schema import Config, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import Config
 from radit_job.errors import ConfigError, RaditError
-from radit_job.model_ref import OPENAI_URL, ModelRef
-from radit_job.models.ledger import Price, Prices
+from radit_job.model_ref import OPENAI_URL, ModelRef, key_variable
+from radit_job.models.cost import Price, Prices
 from radit_job.pipeline.findings import Finding
 from radit_job.pipeline.served import Use, served_uses
 from radit_job.pipeline.spending import prices_of
@@ -29,9 +30,9 @@ def served_findings(config: Config, *, by_pods: bool = False) -> Iterator[Findin
     for use in uses:
         if use.role not in roles.setdefault(use.model, []):
             roles[use.model].append(use.role)
-    listed: dict[tuple[str, str], list[str] | Finding] = {}
+    listed: dict[tuple[str, str | None], list[str] | Finding] = {}
     for model, names in roles.items():
-        server = (model.base_url, model.api_key_env)
+        server = (model.base_url, key_variable(model.ref()))
         if server not in listed:
             listed[server] = found = _ask(model.ref(), by_pods=by_pods)
             if isinstance(found, Finding):
@@ -45,14 +46,15 @@ def served_findings(config: Config, *, by_pods: bool = False) -> Iterator[Findin
 
 def _ask(ref: ModelRef, *, by_pods: bool) -> list[str] | Finding:
     """The names that the server lists, or why there are none."""
-    from radit_job.models.openai_api.calls import patiently  # late: only who pays needs the client
     from radit_job.models.openai_api.client import Endpoint
     from radit_job.models.openai_api.failures import CallFailed
+    from radit_job.models.openai_api.patience import patiently  # late: only who pays needs the client
 
     subject = "server"
-    has_key = bool(os.environ.get(ref.api_key_env, "").strip())
-    if by_pods and not has_key and ref.base_url == OPENAI_URL:
-        return Finding(subject, "warn", f"{ref.base_url} is not asked: {ref.api_key_env} is not set on this machine")
+    variable = key_variable(ref)
+    lacks_key = variable is not None and not _is_set(variable)
+    if by_pods and lacks_key and ref.base_url == OPENAI_URL:
+        return Finding(subject, "warn", f"{ref.base_url} is not asked: {variable} is not set on this machine")
     quick = replace(ref, timeout_s=TIMEOUT_S, patience_s=PATIENCE_S)
     try:
         with closing(Endpoint.open(quick)) as endpoint:
@@ -60,17 +62,18 @@ def _ask(ref: ModelRef, *, by_pods: bool) -> list[str] | Finding:
     except RaditError as error:
         failure = error.__cause__ if isinstance(error.__cause__, CallFailed) else None
         if failure is not None and failure.status in NO_LIST:
-            return Finding(subject, "warn", f"{ref.base_url} answers, but lists no models: {failure.message}")
+            hint = "" if "/v1" in ref.base_url else "; most servers want a base_url that ends in /v1"
+            return Finding(subject, "warn", f"{ref.base_url} answers, but lists no models: {failure.message}{hint}")
         if by_pods and failure is not None and failure.status is None:
             return Finding(subject, "warn", f"from here {error.what}; the pods may reach it ({ref.base_url})")
-        if by_pods and not has_key:
-            return Finding(subject, "warn", f"{error.what}; {ref.api_key_env} is not set here, the pods may have it")
+        if by_pods and lacks_key:
+            return Finding(subject, "warn", f"{error.what}; {variable} is not set here, the pods may have it")
         return Finding(subject, "fail", str(error), error)
 
 
 def _is_known(roles: str, model: Model, listed: list[str]) -> Finding:
-    has_key = bool(os.environ.get(model.api_key_env, "").strip())
-    key = f"{model.api_key_env} is set" if has_key else "without a key"
+    variable = key_variable(model.ref())
+    key = f"{variable} is set" if variable and _is_set(variable) else "without a key"
     if model.name in listed:
         return Finding(roles, "ok", f"{model.name} at {model.base_url}: listed there, {key}")
     says = f"{model.name} is not among the {len(listed)} models that {model.base_url} lists ({key}): is it spelt right?"
@@ -79,18 +82,26 @@ def _is_known(roles: str, model: Model, listed: list[str]) -> Finding:
 
 def _prices(config: Config, uses: list[Use]) -> Iterator[Finding]:
     missing = missing_prices(config, uses)
-    budget_usd = config.spending.budget_usd
-    if not missing:
-        yield Finding("prices", "ok", "every model that may cost money has one")
-    elif budget_usd is None:
+    try:
+        refuse_unpriced(config)
+    except ConfigError as error:
+        yield Finding("prices", "fail", str(error), error)
+        return
+    if missing:
         yield Finding("prices", "warn", f"unknown: {'; '.join(missing)}. What the run costs will be unknown, too.")
     else:
-        error = ConfigError(
+        yield Finding("prices", "ok", "every model that may cost money has one")
+
+
+def refuse_unpriced(config: Config) -> None:
+    """ConfigError where there is a budget and a price is missing: before the first call, not before the last."""
+    missing = missing_prices(config, served_uses(config))
+    if missing and config.spending.budget_usd is not None:
+        raise ConfigError(
             f"there is a budget, but no price for {'; '.join(missing)}",
             where="spending.prices",
             todo="Give their prices, 0 where a model costs nothing.",
         )
-        yield Finding("prices", "fail", str(error), error)
 
 
 def missing_prices(config: Config, uses: list[Use]) -> list[str]:
@@ -104,3 +115,7 @@ def missing_prices(config: Config, uses: list[Use]) -> list[str]:
         elif price is None:
             missing.append(use.priced_as)
     return list(dict.fromkeys(missing))
+
+
+def _is_set(variable: str) -> bool:
+    return bool(os.environ.get(variable, "").strip())

@@ -25,7 +25,7 @@ from radit_job.pipeline.names import run_file, spec_file
 from radit_job.pipeline.outputs import error_of, publish_results
 from radit_job.pipeline.plan import Decision, IdentityOf
 from radit_job.pipeline.planner import Planner
-from radit_job.pipeline.runs import RunRecord, StageRecord, load_run, now, save_run
+from radit_job.pipeline.runs import BEHIND_UNTIL, RunRecord, StageRecord, load_run, now, save_run
 from radit_job.pipeline.spending import drop_books, paid_models
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import Manifest, find, read_result
@@ -91,7 +91,7 @@ class Controller:
         except RaditError as raised:
             error = raised
         except KeyboardInterrupt:
-            error = Interrupted("stopped", todo=executor.afterwards)
+            error = Interrupted("stopped", todo=f"{executor.afterwards}{self._elsewhere()}")
         finally:
             executor.stop()
         self._finish(error, executor.afterwards)
@@ -188,6 +188,13 @@ class Controller:
         self._save()
         return None
 
+    def _elsewhere(self) -> str:
+        """What goes on although this run has stopped."""
+        tuning = self._loaded.config.finetune_lm
+        if tuning.engine != "openai" or self._record.stages["finetune_lm"].status != "running":
+            return ""
+        return f" The fine-tuning job goes on at the service: `radit cancel {self._record.run}` ends it."
+
     def _finish(self, error: RaditError | None, afterwards: str) -> None:
         for record in self._record.stages.values():
             if record.status == "running":
@@ -198,9 +205,9 @@ class Controller:
         self._save()
 
     def _begin_books(self) -> None:
-        """A run that ended well is over, and so is its budget. The books go first, and that may be done twice."""
+        """When a run is over, so is its budget. The books go first, and that may be done twice."""
         last = load_run(self._store, self._record.run)  # anew: another controller may have begun since
-        if last is not None and last.status == "done":
+        if last is not None and last.is_over:
             drop_books(self._store, self._record.run)
 
     def _save(self) -> None:
@@ -224,5 +231,5 @@ class Controller:
             stage = record.stages[row.name] = replace(last or StageRecord(row.name), status="waiting", why="")
             stage.condition = None
             if row.name not in wanted:
-                stage.status, stage.why = "skipped", self._planner.unused.get(row.name, "behind --until")
+                stage.status, stage.why = "skipped", self._planner.unused.get(row.name, BEHIND_UNTIL)
         return record

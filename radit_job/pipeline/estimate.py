@@ -1,17 +1,20 @@
 """What a run will cost, stage by stage: numbers in, rows out. Pure; who measures them is cli/measuring.py.
 
-Two figures: what is likely, by the assumptions below, and the most, with every answer as long as it may be.
+Two figures: what is likely, by the assumptions below, and the most, with every answer as long as it may be, and every
+chunk or sentence asked about that may be. Calls that fail and are tried again come on top of both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from radit_job.config.schema import Config
-from radit_job.models.ledger import Prices, Usage
-from radit_job.pipeline.served import CLOSED_BOOK_ARMS, Use, served_uses
+from radit_job.models.cost import Prices, Usage
+from radit_job.pipeline.measures import Measures
+from radit_job.pipeline.served import Use, served_uses
+from radit_job.records import CLOSED_BOOK_ARMS, NEED_CONTEXT, TUNED_ARMS
 from radit_job.training.api_examples import MIN_VALIDATION_ROWS
 
 # What nobody can know before; all of it is named where the estimate is printed. Measured on a paper of 120 chunks.
@@ -24,37 +27,6 @@ ANSWER_TOKENS = 40  # of an untuned model: a sentence or two
 JUDGEMENT_TOKENS = {"correctness": 50, "faithfulness": 2, "relevancy": 2, "preference": 80}  # a score, and why
 
 TEXTS_PER_CALL = 32  # of an embedder: the default batch of its protocol
-NEED_CONTEXT = ("faithfulness", "relevancy")
-TUNED_ARMS = ("lm", "lm_closed_book")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long the stages let answers become, in tokens."""
-
-    pair: int
-    check: int
-    sentence_question: int
-    n_samples: int  # questions that are tried for a sentence
-
-
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What was measured on this run's documents, prompts and, where there are some already, questions.
-
-    Tokens are means by a role's tokenizer, except for `all_chunk_tokens`.
-    """
-
-    n_chunks: int
-    n_askable: int  # chunks that questions can be written about
-    all_chunk_tokens: int  # by the embedder
-    chunk_tokens: Mapping[str, float]  # by role; of those that can be asked about
-    frame_tokens: Mapping[tuple[str, str], float]  # by role and kind of prompt; with nothing filled in
-    limits: Limits
-    n_questions: int | None = None  # that stand in a file, or are written already
-    question_tokens: Mapping[str, float] = field(default_factory=dict)  # by role
-    reference_tokens: Mapping[str, float] = field(default_factory=dict)
-    margins: Mapping[str, float] = field(default_factory=dict)  # by role: how far a tokenizer may count too little
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Calls:
+class EstimatedCalls:
     """Calls of one kind: how many, and how long each is."""
 
     n: float
@@ -78,15 +50,17 @@ class Calls:
     n_answer_tokens: float = 0.0
     max_answer_tokens: float = 0.0
     n_training_tokens: float = 0.0
+    max_n: float | None = None  # None: n
 
     def usage(self, *, margin: float = 0.0) -> Usage:
         """All together; with a margin, at most."""
+        n = self.n if not margin or self.max_n is None else self.max_n
         answer = self.max_answer_tokens if margin else self.n_answer_tokens
-        times = self.n * (margin or 1.0)
+        times = n * (margin or 1.0)
         return Usage(
-            math.ceil(self.n),
+            math.ceil(n),
             round(times * self.n_prompt_tokens),
-            round(self.n * answer),
+            round(n * answer),
             round(times * self.n_training_tokens),
         )
 
@@ -99,7 +73,7 @@ def estimate(config: Config, measures: Measures, prices: Prices, skipped: Iterab
     ]
 
 
-def _row(use: Use, calls: list[Calls], measures: Measures, prices: Prices) -> Row:
+def _row(use: Use, calls: list[EstimatedCalls], measures: Measures, prices: Prices) -> Row:
     margin = measures.margins.get(use.role, 1.0)
     likely = sum((one.usage() for one in calls), Usage())
     most = sum((one.usage(margin=margin) for one in calls), Usage())
@@ -122,7 +96,7 @@ class _Sizes:
         n_sampled = max(0, min(config.evaluate.train_sample, self.n_train - n_shots))
         self.n_asked = self.n_questions - self.n_train + n_sampled
 
-    def calls(self, use: Use) -> Iterator[Calls]:
+    def calls(self, use: Use) -> Iterator[EstimatedCalls]:
         """The use's calls."""
         match use.stage, use.role:
             case "index", _:
@@ -130,7 +104,7 @@ class _Sizes:
             case "generate", "question_writer":
                 yield from self._writing()
             case "generate", _:
-                yield self._texts(self._n_candidates(), self._question(use.role))
+                yield self._texts(self._n_candidates(), self._question(use.role), self._most_embedded())
             case "augment", _:
                 yield self._texts(self.n_train, self._question(use.role))
             case "finetune_lm", _:
@@ -147,8 +121,9 @@ class _Sizes:
                 for n, n_tokens in [(self.n_asked, self._reference(use.role)), *answers]:
                     yield self._texts(n, n_tokens)
 
-    def _texts(self, n: float, n_tokens: float) -> Calls:
-        return Calls(n / TEXTS_PER_CALL, n_tokens * TEXTS_PER_CALL)
+    def _texts(self, n: float, n_tokens: float, max_n: float | None = None) -> EstimatedCalls:
+        most = n if max_n is None else max_n
+        return EstimatedCalls(n / TEXTS_PER_CALL, n_tokens * TEXTS_PER_CALL, max_n=most / TEXTS_PER_CALL)
 
     def _question(self, role: str) -> float:
         return self._measures.question_tokens.get(role, QUESTION_TOKENS)
@@ -167,24 +142,44 @@ class _Sizes:
     def _n_candidates(self) -> float:
         return self.n_questions / (1 - DROPPED_SHARE)
 
-    def _writing(self) -> Iterator[Calls]:
-        limits, n_chunk = self._measures.limits, self._measures.chunk_tokens["question_writer"]
-        if not is_in_pairs(self._config):
-            n = self._n_candidates() * limits.n_samples
-            n_prompt = self._frame("question_writer", "sentence") + REFERENCE_TOKENS
-            yield Calls(n, n_prompt, QUESTION_TOKENS, limits.sentence_question)
+    def _most_pairs(self) -> int:
+        """How many the stage asks for before it gives up: each chunk for its share, as far as chunks may be asked."""
+        n_chunks = min(self._measures.n_askable, self._measures.limits.chunks_per_question * self.n_questions)
+        return self._config.questions.per_chunk * n_chunks
+
+    def _most_embedded(self) -> int:
+        """Every pair; or every sentence with all the questions that are tried for it."""
+        limits = self._measures.limits
+        if is_in_pairs(self._config):
+            return self._most_pairs()
+        return limits.sentences_per_question * self.n_questions * (1 + limits.n_samples)
+
+    def _writing(self) -> Iterator[EstimatedCalls]:
+        if is_in_pairs(self._config):
+            yield from self._writing_pairs()
             return
-        n_pairs = min(self._n_candidates(), self._config.questions.per_chunk * self._measures.n_askable)
+        limits = self._measures.limits
+        n = self._n_candidates() * limits.n_samples
+        n_prompt = self._frame("question_writer", "sentence") + REFERENCE_TOKENS
+        most = limits.sentences_per_question * self.n_questions * limits.n_samples
+        yield EstimatedCalls(n, n_prompt, QUESTION_TOKENS, limits.sentence_question, max_n=max(n, most))
+
+    def _writing_pairs(self) -> Iterator[EstimatedCalls]:
+        limits, n_chunk = self._measures.limits, self._measures.chunk_tokens["question_writer"]
+        most_pairs = self._most_pairs()
+        n_pairs = min(self._n_candidates(), most_pairs)
         # No chunk is asked a second time before all were asked; what is made up for is asked for one by one.
         per_call = max(1.0, min(self._config.questions.per_chunk, self.n_questions / max(1, self._measures.n_askable)))
+        most_calls = self.n_questions / per_call + max(0, most_pairs - self.n_questions)
         pair = QUESTION_TOKENS + REFERENCE_TOKENS + PAIR_FORM_TOKENS
         n_prompt = self._frame("question_writer", "write") + n_chunk
-        yield Calls(n_pairs / per_call, n_prompt, per_call * pair, math.ceil(per_call) * limits.pair)
+        longest = math.ceil(per_call) * limits.pair
+        yield EstimatedCalls(n_pairs / per_call, n_prompt, per_call * pair, longest, max_n=most_calls)
         if self._config.questions.check == "call":
             n_prompt = self._frame("question_writer", "check") + n_chunk + QUESTION_TOKENS + REFERENCE_TOKENS
-            yield Calls(n_pairs, n_prompt, CHECK_TOKENS, limits.check)
+            yield EstimatedCalls(n_pairs, n_prompt, CHECK_TOKENS, limits.check, max_n=most_pairs)
 
-    def _training(self) -> Calls:
+    def _training(self) -> EstimatedCalls:
         tuning, retrieval = self._config.finetune_lm, self._config.retrieval
         n_held_out = self.n_train * tuning.dev_share
         n_context, n_examples = 0.0, self.n_train - (n_held_out if n_held_out >= MIN_VALIDATION_ROWS else 0.0)
@@ -196,9 +191,9 @@ class _Sizes:
         else:
             n_context = self._measures.chunk_tokens["lm"] * retrieval.k
         n_tokens = self._frame("lm", kind) + n_context + self._question("lm") + self._reference("lm")
-        return Calls(1, n_training_tokens=n_examples * n_tokens * tuning.epochs)
+        return EstimatedCalls(1, n_training_tokens=n_examples * n_tokens * tuning.epochs)
 
-    def _answers(self, arm: str) -> Calls:
+    def _answers(self, arm: str) -> EstimatedCalls:
         retrieval, n_per_question = self._config.retrieval, 1
         n_prompt = self._frame("lm", arm) + self._question("lm")
         if arm == "few_shot":
@@ -207,15 +202,15 @@ class _Sizes:
             n_per_question = retrieval.k if retrieval.context == "separate" else 1
             n_prompt += self._measures.chunk_tokens["lm"] * (retrieval.k / n_per_question)
         longest = self._config.answer.max_new_tokens
-        return Calls(self.n_asked * n_per_question, n_prompt, self._answer(arm, "lm"), longest)
+        return EstimatedCalls(self.n_asked * n_per_question, n_prompt, self._answer(arm, "lm"), longest)
 
-    def _judgements(self) -> Iterator[Calls]:
+    def _judgements(self) -> Iterator[EstimatedCalls]:
         evaluate, retrieval = self._config.evaluate, self._config.retrieval
         longest = evaluate.judge_max_tokens
 
-        def calls(metric: str, n: float, n_filled: float) -> Calls:
+        def calls(metric: str, n: float, n_filled: float) -> EstimatedCalls:
             n_prompt = self._frame("judge", metric) + n_filled
-            return Calls(n, n_prompt, min(longest, JUDGEMENT_TOKENS[metric]), longest)
+            return EstimatedCalls(n, n_prompt, min(longest, JUDGEMENT_TOKENS[metric]), longest)
 
         n_question, n_reference = self._question("judge"), self._reference("judge")
         for metric in evaluate.metrics:

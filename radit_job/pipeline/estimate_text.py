@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from radit_job.config.schema import Config
-from radit_job.models.ledger import Usage
+from radit_job.models.cost import Usage
 from radit_job.pipeline.estimate import (
     ANSWER_TOKENS,
     DROPPED_SHARE,
     JUDGEMENT_TOKENS,
     QUESTION_TOKENS,
     REFERENCE_TOKENS,
-    Measures,
     Row,
 )
+from radit_job.pipeline.measures import Measures
 from radit_job.pipeline.served import served_uses
-from radit_job.pipeline.spending import dollars
+from radit_job.report.spending import dollars
 
 
 def total(rows: Iterable[Row]) -> Row:
@@ -61,7 +61,7 @@ def table(rows: Iterable[Row]) -> list[str]:
         n_in = row.usage.n_prompt_tokens + row.usage.n_training_tokens
         lines.append(
             f"  {row.stage:<12} {_shortened(row.model, 32):<32} {row.usage.n_calls:>7,} {n_in:>10,} "
-            f"{row.usage.n_completion_tokens:>8,} {_money(row.usd):>10} {_money(row.most_usd):>10}"
+            f"{row.usage.n_completion_tokens:>8,} {dollars(row.usd):>10} {dollars(row.most_usd):>10}"
         )
     return lines
 
@@ -78,15 +78,12 @@ def assumptions(config: Config, measures: Measures) -> str:
         parts.append(f"judgements of {', '.join(f'{JUDGEMENT_TOKENS[name]} ({name})' for name in judged)}")
     unknown = sorted({use.model.name for use in served_uses(config) if measures.margins.get(use.role, 1.0) > 1})
     guessed = f"; the tokens of {', '.join(unknown)} are a guess without models.*.tokenizer" if unknown else ""
-    return f"assuming {'; '.join(parts)}; at most: every answer as long as it may be{guessed}"
+    most = "every answer as long as it may be, and every chunk asked that may be"
+    return f"assuming {'; '.join(parts)}; at most: {most}; calls that must be repeated come on top{guessed}"
 
 
 def _about(row: Row) -> str:
     return f"about {dollars(row.usd or 0.0)} (at most {dollars(row.most_usd or 0.0)})"
-
-
-def _money(usd: float | None) -> str:
-    return "unknown" if usd is None else dollars(usd, 4)
 
 
 def _added(first: float | None, second: float | None) -> float | None:

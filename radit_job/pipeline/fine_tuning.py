@@ -1,15 +1,17 @@
-"""The end of a run's fine-tuning job at a service: found by what the stage wrote down in its scratch."""
+"""The end of a run's fine-tuning jobs at a service: found by what the stage wrote down in its scratch."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
 
 from radit_job.errors import RaditError
-from radit_job.model_ref import ModelRef
-from radit_job.models.openai_api.calls import patiently
+from radit_job.model_ref import ModelRef, key_variable
 from radit_job.models.openai_api.client import Endpoint
+from radit_job.models.openai_api.patience import patiently
+from radit_job.pipeline.names import spec_file
 from radit_job.pipeline.runs import RunRecord
 from radit_job.store import ObjectStore
 from radit_job.store.scratch import kept_files
@@ -21,37 +23,58 @@ TIMEOUT_S = 20.0
 
 
 def ordered_jobs(store: ObjectStore, record: RunRecord) -> list[JobRecord]:
-    """The fine-tuning jobs that the run ordered, or was about to, and whose model is not in the store yet."""
+    """The fine-tuning jobs that the run ordered, or was about to, and whose model is not in the store yet.
+
+    Those of its earlier settings, too: a job goes on though its run no longer wants it.
+    """
+    found: list[JobRecord] = []
+    for key in _keys(store, record):
+        for data in kept_files(store, f"{STAGE}/{key}", RECORD_FILE):  # with those of tries that replace an artifact
+            if (ordered := JobRecord.parse(data)) not in found:
+                found.append(ordered)
+    return found
+
+
+def _keys(store: ObjectStore, record: RunRecord) -> list[str]:
+    """The stage's keys that a JobSpec of the run names: one is written for each key before its stage starts."""
     stage = record.stages.get(STAGE)
-    if stage is None or not stage.key:
-        return []
-    kept = kept_files(store, f"{STAGE}/{stage.key}", RECORD_FILE)  # with those of tries that replace an artifact
-    return [JobRecord.parse(data) for data in kept]
+    found = {stage.key} if stage is not None and stage.key else set()
+    for info in store.list(spec_file(record.run, STAGE, "").removesuffix(".json")):
+        data = store.read(info.name)
+        if data is not None:
+            found.add(str(json.loads(data)["key"]))
+    return sorted(found)
 
 
 def cancel_fine_tuning(store: ObjectStore, record: RunRecord) -> Iterator[str]:
     """Cancel the run's fine-tuning jobs, and say of each what became of it.
 
-    RaditError where the service cannot be asked, with the command that does it by hand.
+    RaditError where the service cannot be asked, with the command that does it by hand; the other jobs are tried first.
     """
+    first: RaditError | None = None
     for ordered in ordered_jobs(store, record):
         ref = ModelRef(
             "openai",
             ordered.order.model,
             base_url=ordered.base_url,
-            api_key_env=ordered.api_key_env,
+            api_key_env=ordered.key_variable,
             timeout_s=TIMEOUT_S,
             patience_s=PATIENCE_S,
         )
         try:
             yield _cancel(ref, ordered)
         except RaditError as error:
-            unset = "" if os.environ.get(ref.api_key_env) else f" ({ref.api_key_env} is not set here)"
-            raise type(error)(
+            variable = key_variable(ref)
+            unset = f" ({variable} is not set here)" if variable and not os.environ.get(variable) else ""
+            told = type(error)(
                 f"fine-tuning job {ordered.job_id or '(being ordered)'} is not cancelled: {error.what}{unset}",
                 where=ref.base_url,
                 todo=by_hand(ordered),
-            ) from error
+            )
+            told.__cause__ = error
+            first = first or told
+    if first is not None:
+        raise first
 
 
 def _cancel(ref: ModelRef, ordered: JobRecord) -> str:
@@ -73,7 +96,7 @@ def _cancel(ref: ModelRef, ordered: JobRecord) -> str:
 def by_hand(ordered: JobRecord) -> str:
     """The command that cancels a job without radit."""
     jobs = f"{ordered.base_url}/fine_tuning/jobs"
-    key = f'-H "Authorization: Bearer ${ordered.api_key_env}"'
+    key = f'-H "Authorization: Bearer ${ordered.key_variable}"' if ordered.key_variable else ""
     if ordered.job_id is None:
         return f"By hand: curl {jobs} {key} lists the jobs; its metadata would be radit: {ordered.order.tag}"
     return f"By hand: curl -X POST {jobs}/{ordered.job_id}/cancel {key}"

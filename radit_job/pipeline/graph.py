@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
-
-TUNED_LM_ARMS = {"lm", "lm_closed_book"}
+from radit_job.records import TUNED_ARMS
 
 
 def artifact_name(read: str) -> str:
@@ -25,7 +24,7 @@ def producer_of(artifact: str) -> str:
 
 def unused_stages(config: Config) -> dict[str, str]:
     """Stages that this configuration has no use for, and why."""
-    if TUNED_LM_ARMS & set(config.evaluate.arms):
+    if TUNED_ARMS & set(config.evaluate.arms):
         return {}
     reason = "evaluate.arms names no arm with a tuned LM"
     return {"augment": reason, "finetune_lm": reason}

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from radit_job.config.canonical import changed_fields
 from radit_job.config.fields import result_values
-from radit_job.config.schema import Config, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import Config
 from radit_job.hashing import digest, short
 from radit_job.jobs import ArtifactRef
 from radit_job.pipeline.catalog import StageRow

@@ -15,7 +15,7 @@ from radit_job.jobs import ArtifactRef, JobSpec, Resources
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.graph import ancestors, artifact_name, check_stage, needed_rows, stages_before, unused_stages
 from radit_job.pipeline.plan import Decision, IdentityOf, Ingredients, ingredients_of, key_of, why_run, why_waits
-from radit_job.pipeline.runs import RunRecord
+from radit_job.pipeline.runs import BEHIND_UNTIL, RunRecord
 from radit_job.pipeline.sources import find_sources, publish_source
 from radit_job.pipeline.spending import left_usd, paid_models, prices_of, read_books
 from radit_job.store import ObjectStore
@@ -52,7 +52,7 @@ class Planner:
         will_run: set[str] = set()
         for row in CATALOG:
             if row not in self.rows:
-                yield Decision(row.name, "skipped", self.unused.get(row.name, "behind --until"))
+                yield Decision(row.name, "skipped", self.unused.get(row.name, BEHIND_UNTIL))
                 continue
             before = [name for name in ancestors(row.name) if name in will_run]
             if before:
@@ -86,7 +86,7 @@ class Planner:
             if manifest is not None:
                 self.take(manifest)
                 keys[row.name] = manifest.key
-        raise ConfigError(f"{stage} is not part of this run: {self.unused.get(stage, 'behind --until')}")
+        raise ConfigError(f"{stage} is not part of this run: {self.unused.get(stage, BEHIND_UNTIL)}")
 
     def decide(self, row: StageRow) -> tuple[Decision, Manifest | None]:
         """Run, or reuse what the manifest holds."""

@@ -26,6 +26,7 @@ from radit_job.store import ObjectStore
 RUN_FORMAT = 1
 StageStatus = Literal["waiting", "running", "done", "cached", "failed", "skipped"]
 RunStatus = Literal["running", "done", "failed", "interrupted"]
+BEHIND_UNTIL = "behind --until"  # why a stage was skipped that the configuration needs
 
 
 @dataclass(slots=True)
@@ -61,6 +62,11 @@ class RunRecord:
     force: list[str] = field(default_factory=list)  # stages that were to be computed anew
     budget_usd: float | None = None  # for all of the run's paid calls; None: no limit
     format: int = RUN_FORMAT
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that its configuration needs is done: --until leaves a part of the run for later."""
+        return self.status == "done" and all(stage.why != BEHIND_UNTIL for stage in self.stages.values())
 
 
 def now() -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from radit_job.config.schema import JUDGED_METRICS, Config, Model
-from radit_job.pipeline.graph import TUNED_LM_ARMS, needed_rows
-
-CLOSED_BOOK_ARMS = {"closed_book", "lm_closed_book"}
+from radit_job.config.models import Model
+from radit_job.config.schema import JUDGED_METRICS, Config
+from radit_job.pipeline.graph import needed_rows
+from radit_job.records import CLOSED_BOOK_ARMS, TUNED_ARMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ def _uses(config: Config) -> Iterator[Use]:
         yield Use("augment", "embedder", embedder, embedder.name)
     if config.finetune_lm.engine == "openai" and config.finetune_lm.api.job_id is None:
         yield Use("finetune_lm", "lm", lm, lm.name, is_training=True)
-    if arms - TUNED_LM_ARMS:
+    if arms - TUNED_ARMS:
         yield Use("answer", "lm", lm, lm.name)
-    if arms & TUNED_LM_ARMS:
+    if arms & TUNED_ARMS:
         yield Use("answer", "lm", lm, tuned_name(lm.name))
     if arms - CLOSED_BOOK_ARMS:
         yield Use("answer", "embedder", embedder, embedder.name)

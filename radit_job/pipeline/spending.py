@@ -2,27 +2,28 @@
 
     runs/<run>/spent/<stage>-<key>[-<try>][-<shard>].json    a book: what one stage's process has spent so far
 
-A book is written by the process whose money it was, at each saving of its answers. The books are the run's until it
-has ended well; the next run under its name begins with none.
+A book is written by the process whose money it was, at each saving of its answers. The books are the run's until all
+of it is done, the stages behind an --until included; the next run under its name begins with none.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from radit_job.config.schema import Config, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
-from radit_job.models.ledger import Price, Prices, Spent, Usage
+from radit_job.models.cost import Price, Prices, Spent, Usage
 from radit_job.pipeline.catalog import StageRow
 from radit_job.pipeline.names import run_file, spent_file
 from radit_job.pipeline.runs import RunRecord
+from radit_job.report.spending import dollars
 from radit_job.store import ObjectStore
 from radit_job.store.parallel import in_parallel
 
-CENT_USD = 0.01
 Tally = dict[tuple[str, str], list[Spent]]  # by stage and model
 
 
@@ -124,18 +125,17 @@ def left_for_process(budget_usd: float | None, own: Book, books: Iterable[Book],
 
 
 def lost_book(own: Book, before: Book | None, n_lost: int) -> Book | None:
-    """The book of a ledger that is gone, to be kept beside the one in use; None where nothing was lost.
+    """The book of what a ledger no longer holds, to be kept beside the one in use; None where nothing was lost.
 
-    `before`: what the process's book said last; `own`: what its ledger holds now.
+    `before`: what the process's book said last; `own`: what its ledger holds now, of which none is lost. What a
+    call in training costs may have become less, at its end; the number of calls never does.
     """
-    if before is None:
-        return None
-    for model, item in before.spent.items():
-        now = own.spent.get(model)
-        if now is None or now.usage.n_calls < item.usage.n_calls:
-            plain = before.to_json()
-            return Book.from_json({**plain, "n_lost": n_lost + 1})
-    return None
+    lost: dict[str, Spent] = {}
+    for model, item in (before.spent if before else {}).items():
+        now = own.spent.get(model, Spent(Usage(), 0.0))
+        if now.usage.n_calls < item.usage.n_calls:
+            lost[model] = _difference(item, now)
+    return replace(own, n_lost=n_lost + 1, spent=lost) if lost else None
 
 
 def total_usd(books: Iterable[Book], prices: Prices) -> float:
@@ -201,14 +201,16 @@ def spent_line(spent: Mapping[str, Any]) -> str:
         return f"Spent: an unknown sum{of}{known}: no price for {', '.join(unpriced)} {calls}"
     cached = [row["usd"] for row in rows if not row["now"]]
     if not cached:
-        return f"Spent: {dollars(spent['usd'], 4)}{of} {calls}"
-    earlier = "an unknown sum" if None in cached else dollars(sum(cached), 4)
-    return f"Spent: {dollars(spent['usd'], 4)}{of} {calls}; what was reused had cost {earlier}"
+        return f"Spent: {dollars(spent['usd'])}{of} {calls}"
+    earlier = "an unknown sum" if None in cached else dollars(sum(cached))
+    return f"Spent: {dollars(spent['usd'])}{of} {calls}; what was reused had cost {earlier}"
 
 
-def dollars(usd: float, n_digits: int = 2) -> str:
-    """`$1.00`; a sum below a cent shows four digits."""
-    return f"${usd:,.{n_digits if usd == 0 or usd >= CENT_USD else 4}f}"
+def _difference(before: Spent, now: Spent) -> Spent:
+    usage = Usage(*(max(0, getattr(before.usage, item.name) - getattr(now.usage, item.name)) for item in fields(Usage)))
+    if before.usd is None or now.usd is None:
+        return Spent(usage, None)  # a price that has become known since prices it
+    return Spent(usage, max(0.0, before.usd - now.usd))
 
 
 def _sum(items: Sequence[Spent]) -> Spent:

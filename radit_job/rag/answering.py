@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from radit_job.models.base import Answered, AnsweringLM, Conversation
+from radit_job.models.base import Answered, AnsweringLM, Completion, Conversation
 from radit_job.rag.context import Context
 from radit_job.rag.prompts import Prompts
+from radit_job.rag.thoughts import has_used_up_its_limit, used_up
 from radit_job.rag.voting import mixture_log_probability, retrieval_weights, vote
-from radit_job.records import Prediction, Question, Split
+from radit_job.records import CLOSED_BOOK_ARMS, Prediction, Question, Split
 
-CLOSED_BOOK_ARMS = frozenset({"closed_book", "lm_closed_book"})  # they read no chunks
-TUNED_ARMS = frozenset({"lm", "lm_closed_book"})
 NO_CONTEXT = Context(chunk_ids=(), scores=(), texts=(), gold_rank=None)
 FILTERED = "the service's content filter cut the answer"
 
+FinishReason = Literal["stop", "length", "content_filter", "error"]
 # (question, texts of its chunks) -> conversation
 Builder = Callable[[str, Sequence[str]], Conversation]
 
@@ -97,14 +98,21 @@ class ArmPrompts:
 
 
 def to_prediction(
-    arm: str, item: Asked, prompts: Sequence[Prompt], answered: Sequence[Answered], error: str | None = None
+    arm: str,
+    item: Asked,
+    prompts: Sequence[Prompt],
+    answered: Sequence[Answered],
+    *,
+    max_new_tokens: int,
+    error: str | None = None,
 ) -> Prediction:
     """What the arm answered: `answered` stands beside `prompts`; without any, `error` says why there is none."""
     question, context = item.question, item.context
     used = [row for prompt in prompts for row in range(len(context.scores))[prompt.chunks]]
     best = _choose(context, prompts, answered)
+    finish_reason: FinishReason = best.completion.finish_reason if best else "error"
     if answered and best is None:
-        error = FILTERED
+        finish_reason, error = _no_text(answered, max_new_tokens)
     return Prediction(
         question_id=question.question_id,
         arm=arm,
@@ -118,19 +126,30 @@ def to_prediction(
         gold_rank=None if arm in CLOSED_BOOK_ARMS else context.gold_rank,
         n_prompt_tokens=sum(item.completion.n_prompt_tokens for item in answered),
         n_completion_tokens=sum(item.completion.n_completion_tokens for item in answered),
-        finish_reason=best.completion.finish_reason if best else "content_filter" if answered else "error",
+        finish_reason=finish_reason,
         answer_nats_per_token=_reference_nats_per_token(context, prompts, answered) if best else None,
         error=error,
     )
 
 
 def _choose(context: Context, prompts: Sequence[Prompt], answered: Sequence[Answered]) -> Answered | None:
-    """The answer that counts; None where a content filter cut all of them."""
-    whole = [row for row, item in enumerate(answered) if item.completion.finish_reason != "content_filter"]
-    if not whole:
+    """The answer that counts; None where none is one: a content filter cut it, or it ended before any text came."""
+    usable = [row for row, item in enumerate(answered) if _is_usable(item.completion)]
+    if not usable:
         return None
-    weights = _weights(context, [prompts[row] for row in whole])
-    return answered[whole[vote([answered[row].completion.text for row in whole], weights)]]
+    weights = _weights(context, [prompts[row] for row in usable])
+    return answered[usable[vote([answered[row].completion.text for row in usable], weights)]]
+
+
+def _is_usable(completion: Completion) -> bool:
+    return completion.finish_reason != "content_filter" and not has_used_up_its_limit(completion)
+
+
+def _no_text(answered: Sequence[Answered], max_new_tokens: int) -> tuple[Literal["length", "content_filter"], str]:
+    """(finish reason, error) where no answer counts."""
+    if any(item.completion.finish_reason == "length" for item in answered):
+        return "length", used_up(max_new_tokens, "answer.max_new_tokens")
+    return "content_filter", FILTERED
 
 
 def _reference_nats_per_token(

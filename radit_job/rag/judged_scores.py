@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from radit_job.models.base import Conversation
-from radit_job.rag.judging import METRICS, NEED_CONTEXT, Judge, Judged, Judgement, RepeatableModel
+from radit_job.rag.judging import METRICS, Judge, Judged, Judgement, RepeatableModel
 from radit_job.rag.preference import count_preferences, preferences
-from radit_job.records import Prediction, Score
+from radit_job.records import CLOSED_BOOK_ARMS, NEED_CONTEXT, Prediction, Score
 
-CLOSED_BOOK_ARMS = ("closed_book", "lm_closed_book")
 PREFERRED, AGAINST = "lm", "base"
 DECIMALS = 6
 

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from radit_job.rag.thoughts import without_thoughts
+
 LOWEST, HIGHEST = 1.0, 5.0
 # The example in LlamaIndex's correctness prompt: small judges repeat it, whatever they are asked about.
 PROMPT_EXAMPLE = "exact same metrics as the reference answer"
@@ -25,14 +27,13 @@ class Reading:
     reason: str = ""  # a few words that can be counted
 
 
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufe0e\ufe0f\u20e3\ufeff]")
 _MARKUP = re.compile(r"</\w+>|```(?:\w*\n)?|\\(?:boxed|text|n)|[*`~#{}$\"“”„«»‘「」]|(?<!\w)'|'(?!\w)")
 
 
 def plain(text: str) -> str:
     """The answer without its thoughts and markup; full-width digits, other apostrophes and minus signs are ASCII."""
-    text = re.sub(r"\s?½", ".5", _INVISIBLE.sub("", _THOUGHT.sub("", text)))
+    text = re.sub(r"\s?½", ".5", _INVISIBLE.sub("", without_thoughts(text)))
     text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("’", "'").replace("n't", " not")
     text = re.sub(r"<([A-Za-z]\w*)>", r"\1: ", text)
     return _MARKUP.sub("", text.replace("_", " ")).strip()

@@ -17,9 +17,11 @@ from typing import Any, Protocol
 from radit_job import observe
 from radit_job.models.base import Completion, Conversation, OnDone
 from radit_job.rag.judgement import Reading, read_score
+from radit_job.rag.thoughts import has_used_up_its_limit, used_up
 from radit_job.rag.verdicts import read_yes_no
 from radit_job.records import Message
 
+USED_UP = "evaluate.judge_max_tokens used up before any text came"
 SHOWN_CHARACTERS = 120  # of a judge's answer that could not be read
 Reader = Callable[[str], Reading]
 Texts = Sequence[str]
@@ -108,7 +110,6 @@ METRICS: dict[str, tuple[Callable[[Judged], Conversation], Reader]] = {
     "faithfulness": (faithfulness_prompt, read_yes_no),
     "relevancy": (relevancy_prompt, read_yes_no),
 }
-NEED_CONTEXT = ("faithfulness", "relevancy")
 
 
 def _joined(contexts: Texts) -> str:
@@ -139,14 +140,22 @@ class Judge:
     failures: dict[str, Counter[str]] = field(default_factory=dict)  # by metric: reason -> count
     n_asked: Counter[str] = field(default_factory=Counter)  # by metric; prompts, each different one once
 
-    def ask(self, metric: str, conversations: Sequence[Conversation], read: Reader) -> list[Judgement]:
-        """One judgement per conversation, in their order; equal conversations are asked once."""
+    def ask(
+        self, metric: str, conversations: Sequence[Conversation], read: Reader, read_cut: Reader | None = None
+    ) -> list[Judgement]:
+        """One judgement per conversation, in their order; equal conversations are asked once.
+
+        `read_cut` reads the answers that the limit on their length cut; without it `read` does.
+        """
         found = dict.fromkeys(conversations)
         too_long = {asked: error for asked in found if (error := self._too_long(asked))}
         fitting = [asked for asked in found if asked not in too_long]
         with observe.progress(f"judging: {metric}", total=len(fitting), unit="judgements") as bar:
             answers = self.model.complete(fitting, max_new_tokens=self.max_new_tokens, on_done=bar.advance)
-        judgements = {asked: _judgement(answer, read) for asked, answer in zip(fitting, answers, strict=True)}
+        judgements = {
+            asked: self._judgement(answer, (read_cut or read) if answer.finish_reason == "length" else read)
+            for asked, answer in zip(fitting, answers, strict=True)
+        }
         judgements |= {asked: Judgement(None, error, "a prompt that is too long") for asked, error in too_long.items()}
         self.n_asked[metric] += len(found)
         failed = Counter(item.reason for item in judgements.values() if item.error is not None)
@@ -159,7 +168,7 @@ class Judge:
         """The same a second time, of the same model; no failure is counted."""
         with observe.progress(f"judging {metric} again", total=len(conversations), unit="judgements") as bar:
             answers = model.complete(conversations, max_new_tokens=self.max_new_tokens, on_done=bar.advance, repeat=1)
-        return [_judgement(answer, read) for answer in answers]
+        return [self._judgement(answer, read) for answer in answers]
 
     def _too_long(self, asked: Conversation) -> str:
         """A prompt that the model cannot read would end the whole bulk."""
@@ -170,13 +179,15 @@ class Judge:
             f"the judge reads {limit} tokens, the prompt has {n_tokens}, and {self.max_new_tokens} are for its answer"
         )
 
-
-def _judgement(answer: Completion, read: Reader) -> Judgement:
-    if answer.finish_reason == "content_filter":
-        return Judgement(None, "the judge's content filter cut its answer", "a content filter")
-    reading = read(answer.text)
-    if reading.value is not None:
-        return Judgement(reading.value)
-    return Judgement(
-        None, f"{reading.reason} in the judge's answer: {answer.text[:SHOWN_CHARACTERS]!r}", reading.reason
-    )
+    def _judgement(self, answer: Completion, read: Reader) -> Judgement:
+        if answer.finish_reason == "content_filter":
+            return Judgement(None, "the judge's content filter cut its answer", "a content filter")
+        if has_used_up_its_limit(answer):
+            error = f"the judge: {used_up(self.max_new_tokens, 'evaluate.judge_max_tokens')}"
+            return Judgement(None, error, USED_UP)
+        reading = read(answer.text)
+        if reading.value is not None:
+            return Judgement(reading.value)
+        return Judgement(
+            None, f"{reading.reason} in the judge's answer: {answer.text[:SHOWN_CHARACTERS]!r}", reading.reason
+        )

@@ -9,6 +9,7 @@ from typing import Any
 
 from radit_job.rag.loose_json import read_objects
 from radit_job.rag.standing_alone import is_question
+from radit_job.rag.thoughts import without_thoughts
 
 PAIRS_FORMAT: dict[str, Any] = {  # for servers that hold a model to a form
     "type": "json_schema",
@@ -38,7 +39,6 @@ _Q = r"(?:questions?|query|q|frage|pregunta|domanda|pergunta|вопрос|问题
 _A = r"(?:answers?|response|a|antwort|réponse|respuesta|risposta|resposta|ответ|答案|回答|答え|答)"
 _QUESTION_KEY = re.compile(rf"{_Q}[\s_-]*(\d*)$", re.IGNORECASE)
 _ANSWER_KEY = re.compile(rf"(?:reference[\s_-]*|ground[\s_-]*truth[\s_-]*)?(?:{_A}|truth)[\s_-]*(\d*)$", re.IGNORECASE)
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)", re.DOTALL | re.IGNORECASE)
 _FRAME = r"[\s>*_#•–—\-|]*"  # what Markdown puts before and around a line's text
 _NUMBER = r"(?:\(?\d{1,3}[.):、]\s*)?"
 _COLON = r"\**\s*[:：.)]\s*\**\s*"
@@ -73,7 +73,7 @@ def pairs_in(written: str, *, is_cut: bool = False) -> list[WrittenPair] | None:
     numbered lists, Markdown, tables and tags. With `is_cut`, what was written breaks off at its end, so the last pair
     of a text is left out; of JSON only whole objects count anyway.
     """
-    text = _THOUGHTS.sub("", written).strip()
+    text = without_thoughts(written).strip()
     values = read_objects(text)
     found = [pair for value in values for pair in _json_pairs(value)]
     if not found:

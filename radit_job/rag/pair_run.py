@@ -12,7 +12,8 @@ from radit_job.rag.asking import Asker
 from radit_job.rag.pair_blocks import PairBlock, PairPlan, common_words_of, read_asked
 from radit_job.rag.pair_filters import PairRules
 from radit_job.rag.pair_writing import Embed, PairWriter
-from radit_job.rag.written_blocks import AskedCounts, WrittenBlock, find_leaks
+from radit_job.rag.written_blocks import AskedCounts, WrittenBlock, find_leaks, warn_of_missing
+from radit_job.records import Question
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,9 @@ def write_pairs(
     done: list[WrittenBlock] = []
     with observe.progress("write pairs", unit="chunks") as bar:
         for share in mine:
-            asked = asker(bar.advance)
             writer = PairWriter(
                 [chunks[position] for position in share.positions],
-                asked,
+                asked := asker(bar.advance),
                 embed_questions,
                 rules,
                 settings.max_similarity,
@@ -57,19 +57,23 @@ def write_pairs(
                 bar.advance(0, kept=n_before + kept, wanted=n_wanted)
 
             questions = writer.run(share.n_wanted, settings.per_chunk, on_round)
-            counts = AskedCounts(
-                n_chunks=len(share.positions),
-                n_asked_chunks=sum(n_pairs > 0 for n_pairs in writer.n_asked),
-                n_prompt_tokens=asked.n_prompt_tokens,
-                skipped_chunks=plan.skipped if share.number == 0 else {},
-            )
-            block = WrittenBlock(share.number, share.n_wanted, questions, writer.dropped, asked=counts)
-            block.n_llm_calls, block.n_completion_tokens = asked.n_calls, asked.n_completion_tokens
-            done.append(block)
-            if writer.gave_up:
-                observe.warn(f"block {share.number}: the model was not asked further, for it wrote nothing usable")
-    n_questions = sum(len(block.questions) for block in done)
-    if n_questions < n_wanted:
-        observe.warn(f"{n_questions} of {n_wanted} wanted questions passed the filters")
+            done.append(_block(share, questions, writer, asked, plan))
+    warn_of_missing(done, n_wanted)
     find_leaks(done, chunk_file)
     return done
+
+
+def _block(
+    share: PairBlock, questions: list[Question], writer: PairWriter, asked: Asker, plan: PairPlan
+) -> WrittenBlock:
+    if writer.gave_up:
+        observe.warn(f"block {share.number}: the model was not asked further, for it wrote nothing usable")
+    counts = AskedCounts(
+        n_chunks=len(share.positions),
+        n_asked_chunks=sum(n_pairs > 0 for n_pairs in writer.n_asked),
+        n_prompt_tokens=asked.n_prompt_tokens,
+        skipped_chunks=plan.skipped if share.number == 0 else {},
+    )
+    block = WrittenBlock(share.number, share.n_wanted, questions, writer.dropped, asked=counts)
+    block.n_llm_calls, block.n_completion_tokens = asked.n_calls, asked.n_completion_tokens
+    return block

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from radit_job.rag.judging import Judge, Judged, Judgement, preference_prompt
-from radit_job.rag.verdicts import read_preference
+from radit_job.rag.verdicts import read_cut_preference, read_preference
 
 TIE = 0.5
 
@@ -33,7 +33,8 @@ def preferences(judge: Judge, pairs: Sequence[tuple[Judged, Judged]]) -> list[Pr
     """
     differing = [number for number, (mine, other) in enumerate(pairs) if mine.answer.strip() != other.answer.strip()]
     orders = [order for number in differing for order in (pairs[number], pairs[number][::-1])]
-    judgements = judge.ask("preference", [preference_prompt(*order) for order in orders], read_preference)
+    prompts = [preference_prompt(*order) for order in orders]
+    judgements = judge.ask("preference", prompts, read_preference, read_cut_preference)
     found = [EQUAL] * len(pairs)
     for number, mine_first, other_first in zip(differing, judgements[::2], judgements[1::2], strict=True):
         found[number] = _resolve(mine_first, other_first)

@@ -94,6 +94,14 @@ def read_preference(text: str) -> Reading:
     return Reading(None, "no verdict")
 
 
+def read_cut_preference(text: str) -> Reading:
+    """As `read_preference`, of an answer that was cut: what it weighs on the way to its verdict is none yet."""
+    found = {_preference(match) for match in _VERDICT.finditer(plain(text))}
+    if len(found) > 1:
+        return Reading(None, "several verdicts")
+    return Reading(found.pop()) if found else Reading(None, "cut before its verdict")
+
+
 def _preference(match: re.Match[str]) -> float:
     said = next(group for group in match.groups() if group).upper()
     return _PREFERENCES.get(said, _PREFERENCES["C"])

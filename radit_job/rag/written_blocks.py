@@ -87,6 +87,13 @@ class WrittenBlock:
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def warn_of_missing(blocks: Sequence[WrittenBlock], n_wanted: int) -> None:
+    """Say where the filters left fewer questions than were wanted."""
+    n_questions = sum(len(block.questions) for block in blocks)
+    if n_questions < n_wanted:
+        observe.warn(f"{n_questions} of {n_wanted} wanted questions passed the filters")
+
+
 def find_leaks(blocks: Sequence[WrittenBlock], chunk_file: Path) -> None:
     """Note in each block which of its pairs stand in the corpus as records."""
     owners = [(block, question) for block in blocks for question in block.questions]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from radit_job.records import Prediction, Score
 from radit_job.report.labels import arm_name
+from radit_job.report.results import TUNED_PAIRS
 
 FEATURED = 5
 
@@ -46,6 +47,8 @@ class Comparison:
 
 def compared_arms(arms: Sequence[str]) -> tuple[str, str | None]:
     """The arm that the answers are sorted by, and the one it is measured against (None: there is just one arm)."""
+    if tuned := next((pair for pair in TUNED_PAIRS if set(pair) <= set(arms)), None):
+        return tuned
     first = "lm" if "lm" in arms else arms[-1]
     second = "base" if "base" in arms and first != "base" else next((arm for arm in arms if arm != first), None)
     return first, second

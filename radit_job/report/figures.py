@@ -102,6 +102,8 @@ def loss_curve(
     best_step: float | None,
     title: str,
     description: str,
+    smooth: bool = True,
+    fit_every_point: bool = False,
 ) -> str:
     """Loss over steps: training loss, faint and smoothed; held-out loss with its points; the kept checkpoint marked.
 
@@ -109,14 +111,16 @@ def loss_curve(
         train: (step, loss in nats per token) of the optimizer's steps.
         dev: the same of the held-out evaluations.
         best_step: the step whose weights were kept.
+        smooth: False draws the training loss as it is, with its points: for a few of the steps alone.
+        fit_every_point: the axis reaches the scattered losses of single steps too.
     """
-    smooth = smoothed(train)
+    curve = smoothed(train) if smooth else list(train)
     # Single steps scatter far beyond the curve; the axis follows what is read off it.
-    losses = [loss for _, loss in [*smooth, *dev]]
+    losses = [loss for _, loss in [*curve, *dev, *(train if fit_every_point else ())]]
     if not losses:
         return ""
     y_ticks = nice_ticks(min(losses), max(losses), wanted=5)
-    last_step = max(step for step, _ in [*train, *dev])
+    last_step = max(1.0, best_step or 0.0, *(step for step, _ in [*train, *dev]))
     x_ticks = [tick for tick in nice_ticks(0, last_step, wanted=6) if tick <= last_step]
     across, up = _Scale(0, last_step), _Scale(y_ticks[0], y_ticks[-1])
 
@@ -137,17 +141,18 @@ def loss_curve(
         anchor, dx = ("end", -6) if x > 50 else ("start", 6)
         marks = [_vertical(x, 0, CURVE_PX, "mark"), _text(x, 12, f"kept: step {best_step:g}", "tick", anchor, dx=dx)]
     lines = [
-        _polyline(train, across, up, "train-raw"),
-        _polyline(smooth, across, up, "train"),
+        _polyline(train if smooth else (), across, up, "train-raw"),
+        _polyline(curve, across, up, "train"),
         _polyline(dev, across, up, "dev"),
     ]
     # The lines live in a stretched inner viewport, because polylines take no percentages.
     stretched = f'width="100%" height="{CURVE_PX}" viewBox="0 0 100 100" preserveAspectRatio="none"'
     plot = f"<svg {stretched}>{''.join(lines)}</svg>"
     points = [
-        f'<circle class="dev-point" cx="{across.percent(step):.2f}%" cy="{y_px(loss):.1f}" r="4">'
+        f'<circle class="{css}-point" cx="{across.percent(step):.2f}%" cy="{y_px(loss):.1f}" r="4">'
         f"<title>step {step:g}: {loss:.3f}</title></circle>"
-        for step, loss in dev
+        for css, shown in (("train", () if smooth else train), ("dev", dev))
+        for step, loss in shown
     ]
     return _svg("curve", CURVE_PX + 44, title, description, [*grid, *labels, *marks, plot, *points])
 

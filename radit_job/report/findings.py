@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from radit_job.report import judge
 from radit_job.report.labels import arm_name, interval, metric_label, number
-from radit_job.report.results import FEWEST_TO_CLAIM, Difference, Results, Verdict
+from radit_job.report.results import FEWEST_TO_CLAIM, TUNED_PAIRS, Difference, Results, Verdict
 
 HEADLINE_METRICS = ("token_f1", "rouge_l", "semantic_similarity", "correctness", "exact_match")
 NO_CLAIM = "no difference one could claim"
@@ -36,18 +36,30 @@ def headline(results: Results) -> str:
     if metric is None or n == 0:
         return "No held-out question was answered, so there is nothing to compare."
     name = metric_label(metric).name
-    tuned, base = results.mean("lm", metric), results.mean("base", metric)
-    difference = results.difference("lm", "base", metric)
-    if tuned and base and difference:
-        change = f"{name} {number(base.mean)} → {number(tuned.mean)}"
-        prompted = results.difference("few_shot", "base", metric)
-        alone = f" A few-shot prompt alone gives {claim(prompted)}." if prompted else ""
-        gain = f"{change}, a difference of {claim(difference)}."
-        return f"Tuned LM against base on {_questions(difference.n)}: {gain}{alone}"
+    for arm, against in TUNED_PAIRS:
+        tuned, base = results.mean(arm, metric), results.mean(against, metric)
+        difference = results.difference(arm, against, metric)
+        if tuned and base and difference:
+            change = f"{name} {number(base.mean)} → {number(tuned.mean)}"
+            prompted = results.difference("few_shot", "base", metric) if against == "base" else None
+            alone = f" A few-shot prompt alone gives {claim(prompted)}." if prompted else ""
+            gain = f"{change}, a difference of {claim(difference)}."
+            how = "" if against == "base" else ", both without retrieved chunks,"
+            return f"Tuned LM against base{how} on {_questions(difference.n)}: {gain}{alone}"
     arms = [f"{arm_name(arm)} {_mean(results, arm, metric)}" for arm in results.arms if results.mean(arm, metric)]
-    missing = "no tuned LM was evaluated" if tuned is None else "there is no base LM to compare it with"
     measured = "; ".join(arms) or "nothing could be measured"
-    return f"{name[0].upper()}{name[1:]} on {_questions(n)}: {measured}. In this run {missing}."
+    return f"{name[0].upper()}{name[1:]} on {_questions(n)}: {measured}. In this run {_missing(results, metric)}."
+
+
+def _missing(results: Results, metric: str) -> str:
+    """Why tuned and base LM cannot be compared."""
+    if not any(results.mean(arm, metric) for arm, _ in TUNED_PAIRS):
+        return "no tuned LM was evaluated"
+    if not any(results.mean(against, metric) for _, against in TUNED_PAIRS):
+        return "there is no base LM to compare it with"
+    if any(results.mean(arm, metric) and results.mean(against, metric) for arm, against in TUNED_PAIRS):
+        return "no question was measured for both the tuned and the base LM"
+    return "one of tuned and base LM was asked with retrieved chunks and the other without, so they cannot be compared"
 
 
 def findings(
@@ -178,6 +190,8 @@ def _over_fitting(results: Results, metric: str) -> Finding | None:
         f"held out {_mean(results, 'lm', metric)}"
     )
     if trained.low > held_out.high:
+        if min(trained.n, held_out.n) < FEWEST_TO_CLAIM:
+            return Finding("Over-fitting", f"{text}: too few questions for a claim.", "note")
         return Finding("Over-fitting", f"{text}: it has learned some of them by heart.", "worse")
     return Finding("Over-fitting", f"{text}: the intervals overlap.", "note")
 
@@ -199,6 +213,8 @@ def _few_questions(results: Results) -> Finding | None:
     n = results.n_questions()
     if n >= 30:
         return None
+    if n < FEWEST_TO_CLAIM:
+        return Finding("Sample", f"{_questions(n)}: too few for any claim.", "note")
     text = f"With {_questions(n)} only large differences can be told from chance; more questions narrow every interval."
     return Finding("Sample", text, "note")
 

@@ -78,6 +78,8 @@ def cautions(results: Results, settings: Mapping[str, Any] | None = None) -> lis
     for metric, asked in judge.get("asked", {}).items():
         if asked["n"] and asked["n_failed"] / asked["n"] > MANY_FAILED:
             text = f"{asked['n_failed']} of {asked['n']} judgements of {metric_label(metric).name} failed"
+            if reasons := asked["reasons"]:
+                text += f" (most often: {max(reasons, key=reasons.__getitem__)})"
             found.append(f"{text}: the mean is of those that did not, which may be the easy ones.")
     return found
 

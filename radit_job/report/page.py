@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from radit_job.hashing import short
 from radit_job.records import DocumentRow, Dropped, Prediction, Score
-from radit_job.report import figures, judge, labels, plots, provenance
+from radit_job.report import figures, judge, labels, plots, provenance, served, training
 from radit_job.report.answers import Comparison, compared_arms, comparisons, extremes
 from radit_job.report.findings import findings, headline, headline_metric
 from radit_job.report.results import FEWEST_TO_CLAIM, Mean, Results
@@ -75,7 +75,11 @@ def render(material: Material) -> str:
         title=_title(material.documents),
         headline=headline(results),
         fewest_to_claim=FEWEST_TO_CLAIM,
+        has_too_few=results.has_too_few(),
         facts=_facts(material),
+        is_served=any(
+            served.address(material.settings, role) for role in served.SHOWN
+        ),  # long names and addresses want wide cells
         arms=[(arm, labels.arm_name(arm), labels.ARM_MEANINGS.get(arm, "")) for arm in results.arms],
         findings=findings(
             results,
@@ -87,9 +91,10 @@ def render(material: Material) -> str:
         tables=[_results_table(results, "val"), _results_table(results, "train")],
         differences=[_figure(svg) for svg in plots.differences(results)],
         lengths=_figure(plots.lengths(results, reference_words)),
-        training=_training(material.training, _counters(material.lineage, "finetune_lm")),
+        training=_training(material),
         retrieval=_retrieval(results),
         judge=judge.section(results, material.settings),
+        judge_address=served.address(material.settings, "judge"),
         preference=_figure(plots.preference(results)),
         answers=_answers(material, results),
         losses=provenance.losses(material.documents, material.dropped, material.training, material.questions_summary),
@@ -122,16 +127,12 @@ def _facts(material: Material) -> list[tuple[str, str, str]]:
     read = [row for row in material.documents if row.status == "read"]
     n_pages, n_chunks = sum(row.n_pages for row in read), sum(row.n_chunks for row in read)
     n_val = material.n_questions.get("val", 0)
-    models = [
-        (label, str(material.settings[name]["name"]))
-        for name, label in (("lm", "language model"), ("embedder", "retriever"))
-    ]
     seconds = sum(item.get("seconds") or 0.0 for item in material.lineage)
     return [
         ("documents", f"{len(read):,}", f"{n_pages:,} pages, {n_chunks:,} chunks"),
         ("training questions", f"{material.n_questions.get('train', 0):,}", ""),
         ("held-out questions", f"{n_val:,}", f"on {material.n_passages:,} passages, never asked in training"),
-        *((label, name, "") for label, name in models),
+        *served.facts(material.settings, material.training),
         ("computing time", labels.duration(seconds), "all stages, cached ones included"),
     ]
 
@@ -183,37 +184,9 @@ def _counters(lineage: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, 
     return next((item.get("counters") or {} for item in lineage if item["stage"] == stage), {})
 
 
-def _training(training: Mapping[str, Any] | None, counters: Mapping[str, Any]) -> dict[str, Any] | None:
-    if training is None:
-        return None
-    steps, evaluations = training.get("steps", []), training.get("evaluations", [])
-    rates = [step["learning_rate"] for step in steps if step.get("learning_rate") is not None]
-    facts = {
-        "training examples": training.get("n_train"),
-        "examples held out to choose the checkpoint": training.get("n_dev"),
-        "optimizer steps": len(steps) or None,
-        "peak learning rate": f"{max(rates):.1e}" if rates else None,
-        "kept checkpoint": _kept(training.get("best_step"), stopped_early=bool(training.get("stopped_early"))),
-        "examples that lost context to fit": training.get("n_truncated"),
-        "trained parameters": _trained(training.get("n_trainable_parameters"), training.get("n_parameters")),
-        "speed": f"{counters['tokens_per_s']:,.0f} tokens/s" if counters.get("tokens_per_s") else None,
-        "arithmetic": training.get("dtype"),
-    }
-    return {
-        "curve": _figure(plots.training(steps, evaluations, training.get("best_step"))),
-        "facts": {name: value for name, value in facts.items() if value is not None},
-    }
-
-
-def _kept(best_step: int | None, *, stopped_early: bool) -> str | None:
-    if best_step is None:
-        return None
-    step = "step 0: the base model’s own weights, no later ones were better" if best_step == 0 else f"step {best_step}"
-    return f"{step}; stopped early" if stopped_early else step
-
-
-def _trained(n_trainable: int | None, n_all: int | None) -> str | None:
-    return f"{n_trainable:,} of {n_all:,}" if n_trainable and n_all else None
+def _training(material: Material) -> dict[str, Any] | None:
+    found = training.section(material.training, _counters(material.lineage, "finetune_lm"))
+    return found and {**found, "curve": _figure(found["curve"])}
 
 
 def _answers(material: Material, results: Results) -> dict[str, Any] | None:

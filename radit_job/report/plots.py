@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from radit_job.report import figures
 from radit_job.report.figures import Group, Span
@@ -81,20 +80,6 @@ def preference(results: Results) -> str:
         mark_label="even",
         axis_label="share of held-out questions, undecided ones half",
     )
-
-
-def training(
-    steps: Sequence[Mapping[str, Any]], evaluations: Sequence[Mapping[str, Any]], best_step: int | None
-) -> str:
-    """Training and held-out loss over the optimizer's steps."""
-    train = [(float(row["step"]), float(row["loss"])) for row in steps if row.get("loss") is not None]
-    dev = [(float(row["step"]), float(row["dev_loss"])) for row in evaluations if row.get("dev_loss") is not None]
-    if not train and not dev:
-        return ""
-    said = [f"held-out loss from {dev[0][1]:.3f} to {min(loss for _, loss in dev):.3f} at its lowest"] if dev else []
-    if train:
-        said.insert(0, f"training loss from {train[0][1]:.3f} to {figures.smoothed(train)[-1][1]:.3f} (smoothed)")
-    return figures.loss_curve(train, dev, best_step=best_step, title="Loss over training", description="; ".join(said))
 
 
 def _means(results: Results, metric: str) -> tuple[Span, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from radit_job.records import DocumentRow, Dropped, Prediction
+from radit_job.report.training import is_by_api
 
 DROPPED_SHOWN = 20  # examples per reason; the counts are complete
 
@@ -34,6 +35,7 @@ def losses(
         ],
         "n_truncated": (training or {}).get("n_truncated"),
         "n_examples_dropped": (training or {}).get("n_dropped"),
+        "is_by_api": is_by_api(training),
         "summary": {_count_name(key): value for key, value in summary.items() if _is_plain(value)},
     }
 

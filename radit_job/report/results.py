@@ -11,6 +11,8 @@ Verdict = Literal["better", "worse", "different", "unclear"]
 
 # A bootstrap over so few questions gives intervals that are far too narrow (one question: a point).
 FEWEST_TO_CLAIM = 8
+# A tuned LM and the base LM that was asked in the same way.
+TUNED_PAIRS = (("lm", "base"), ("lm_closed_book", "closed_book"))
 SHOWN_PAIRS = (
     ("lm", "base"),
     ("few_shot", "base"),
@@ -94,6 +96,14 @@ class Results:
                 if (pair.arm, pair.against) == (against, arm):
                     return pair.reversed()
         return None
+
+    def answer_pairs(self, split: str = "val") -> list[Difference]:
+        """The differences of answers; those of retrieval are no arm's merit."""
+        return [pair for pair in self.pairs if pair.split == split and not is_retrieval(pair.metric)]
+
+    def has_too_few(self, split: str = "val") -> bool:
+        """Whether a difference of answers rests on too few questions for a claim, whatever its interval."""
+        return any(0 < pair.n < FEWEST_TO_CLAIM for pair in self.answer_pairs(split))
 
     def answer_metrics(self, split: str = "val") -> list[str]:
         """The metrics that judge answers, in the order of the rows; the answers' length comes last."""

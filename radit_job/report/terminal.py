@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from radit_job.report import judge
-from radit_job.report.labels import is_retrieval, metric_label
+from radit_job.report.labels import metric_label
 from radit_job.report.results import FEWEST_TO_CLAIM, Difference, Mean, Results
 
 WIDTH = 80
@@ -227,13 +227,15 @@ def _wrapped(*sentences: str) -> str:
 
 
 def _legend(runs: Sequence[Results], split: str) -> str:
-    pairs = [pair for run in runs for pair in run.pairs if pair.split == split and not is_retrieval(pair.metric)]
+    pairs = [pair for run in runs for pair in run.answer_pairs(split)]
+    too_few = any(run.has_too_few(split) for run in runs)
     said = "Intervals: 95 %. (lower): lower is better."
     if any(pair.is_clear for pair in pairs):
         said += f" {CLEAR}: the difference's interval excludes 0."
-    elif pairs:
-        said += "\nNo difference's interval excludes 0: no difference one could claim."
-    if any(0 < pair.n < FEWEST_TO_CLAIM for pair in pairs):
+    elif any(pair.n >= FEWEST_TO_CLAIM for pair in pairs):
+        where = f" on {FEWEST_TO_CLAIM} or more questions" if too_few else ""
+        said += f"\nNo difference's interval{where} excludes 0: no difference one could claim."
+    if too_few:
         said += f"\nFewer than {FEWEST_TO_CLAIM} questions: too few for a claim."
     return said
 

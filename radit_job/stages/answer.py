@@ -20,19 +20,20 @@ from radit_job.model_ref import ModelRef
 from radit_job.models.base import Vectors
 from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder, open_generator, tuned_ref
-from radit_job.rag.answering import (
-    CLOSED_BOOK_ARMS,
-    NO_CONTEXT,
-    TUNED_ARMS,
-    ArmPrompts,
-    Asked,
-    builder_of,
-    to_prediction,
-)
+from radit_job.rag.answering import NO_CONTEXT, ArmPrompts, Asked, builder_of, to_prediction
 from radit_job.rag.context import find_contexts
 from radit_job.rag.prompts import Prompts
 from radit_job.rag.sampling import sample_and_shots
-from radit_job.records import Prediction, Question, Split, read_blocks, read_rows, write_rows
+from radit_job.records import (
+    CLOSED_BOOK_ARMS,
+    TUNED_ARMS,
+    Prediction,
+    Question,
+    Split,
+    read_blocks,
+    read_rows,
+    write_rows,
+)
 
 # A block is at least so many questions and batches: its prompts are sorted by length, so that a batch wastes little on
 # padding, and what they all begin with is computed once.
@@ -41,6 +42,7 @@ BLOCK_BATCHES = 4
 # A server gets a block's prompts at once, and most calls stand idle while its last ones are answered: with 1000
 # questions and 8 calls of uneven length that adds 16 to 59 % to the time in blocks of 32, and 1 to 4 % in these.
 SERVED_BLOCK_QUESTIONS = 512
+MANY_CUT = 0.2  # of an arm's answers, by the limit on their length
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def run(
     for block in mine:
         shutil.copyfile(scratch / block.file_name, folder / block.file_name)
     _warn_of_dropped_chunks(config, folder)
+    _warn_of_cut_answers(config, folder)
     return _counters(config, folder)
 
 
@@ -202,7 +205,10 @@ def _answer_block(
     remaining = iter(answered)
     for item, mine in zip(asked, prompts, strict=True):
         error = None if mine else arm.why_none(item)
-        yield to_prediction(block.arm, item, mine, [next(remaining) for _ in mine], error)
+        mine_answered = [next(remaining) for _ in mine]
+        yield to_prediction(
+            block.arm, item, mine, mine_answered, max_new_tokens=config.answer.max_new_tokens, error=error
+        )
 
 
 def _warn_of_dropped_chunks(config: AnswerSlice, folder: Path) -> None:
@@ -217,6 +223,23 @@ def _warn_of_dropped_chunks(config: AnswerSlice, folder: Path) -> None:
                 f"{arm}: {count} of {n_questions[arm]} questions lost chunks, for the model cannot read them all",
                 arm=arm,
                 n_questions=count,
+            )
+
+
+def _warn_of_cut_answers(config: AnswerSlice, folder: Path) -> None:
+    n_answered: Counter[str] = Counter()
+    n_cut: Counter[str] = Counter()
+    n_empty: Counter[str] = Counter()
+    for row in read_blocks(folder, "*.jsonl", Prediction):
+        n_answered[row.arm] += row.finish_reason != "error"
+        n_cut[row.arm] += row.finish_reason == "length"
+        n_empty[row.arm] += row.finish_reason == "length" and row.error is not None
+    for arm, count in n_cut.items():
+        if count > MANY_CUT * n_answered[arm]:
+            limit = f"the limit of {config.answer.max_new_tokens} tokens (answer.max_new_tokens)"
+            without_text = f", {n_empty[arm]} of them before any text came" if n_empty[arm] else ""
+            observe.warn(
+                f"{arm}: {count} of {n_answered[arm]} answers were cut at {limit}{without_text}", arm=arm, n_cut=count
             )
 
 

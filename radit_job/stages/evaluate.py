@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from radit_job import observe
-from radit_job.config.schema import JUDGED_METRICS, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import JUDGED_METRICS
 from radit_job.config.slices import EvaluateSlice
 from radit_job.errors import InputError
 from radit_job.models.ledger import Ledger
 from radit_job.rag import metrics
 from radit_job.rag.comparison import compare, summarize
 from radit_job.rag.judged_scores import Repeats, judged_scores
-from radit_job.rag.judging import NEED_CONTEXT, Judge
-from radit_job.records import Chunk, Prediction, Score, read_blocks, read_rows, write_rows
+from radit_job.rag.judging import Judge
+from radit_job.records import NEED_CONTEXT, Chunk, Prediction, Score, read_blocks, read_rows, write_rows
 
 RESULTS_FORMAT = 1
 RETRIEVAL_METRICS = ("recall_at_k", "mrr")
@@ -92,7 +93,8 @@ def _semantic_similarity(model: Model, rows: Sequence[Prediction], ledger: Ledge
     texts = sorted({text for row in rows for text in (row.answer, row.reference)})
     embedder = open_embedder(model.ref(), ledger)
     with observe.progress("embedding answers", total=len(texts), unit="texts") as bar:
-        vectors = embedder.embed_documents(texts, on_done=bar.advance)  # [texts, d], rows of length 1
+        # An answer may be empty, and OpenAI refuses an empty text.
+        vectors = embedder.embed_documents([text or " " for text in texts], on_done=bar.advance)  # rows of length 1
     row_of = {text: row for row, text in enumerate(texts)}
     for row in rows:
         cosine = float(np.dot(vectors[row_of[row.answer]], vectors[row_of[row.reference]]))
@@ -112,11 +114,14 @@ def _judge(
     model = open_generator(config.judge.ref(), ledger)
     # A local model is greedy: it would say the same again.
     repeats = Repeats(model, config.judge_repeats, config.seed) if isinstance(model, OpenAILM) else None
-    texts = _context_texts(rows, chunks) if set(judged) & set(NEED_CONTEXT) else {}
+    texts = _context_texts(rows, chunks) if NEED_CONTEXT & set(judged) else {}
     scores, section = judged_scores(Judge(model, config.judge_max_tokens), rows, texts, judged, repeats)
     for metric, asked in section["asked"].items():
         if asked["n_failed"]:
-            observe.warn(f"{metric}: {asked['n_failed']} of {asked['n']} judgements failed", **asked)
+            commonest = next(iter(asked["reasons"]))
+            observe.warn(
+                f"{metric}: {asked['n_failed']} of {asked['n']} judgements failed, most often: {commonest}", **asked
+            )
     return scores, {"model": config.judge.name, "provider": config.judge.provider, **section}
 
 

@@ -131,7 +131,7 @@ def _tune_at_service(
         wait_s=api.wait_h * 3600,
     )
     if api.job_id is not None:
-        tuned = take_given_job(ref, api.job_id, settings, scratch=scratch)
+        tuned = take_given_job(ref, api.job_id, settings)
     else:
         refuse_mistakes(rows, where="examples.jsonl")
         tuned = tune_at_service(ref, train, dev, settings, scratch=scratch, ledger=ledger)

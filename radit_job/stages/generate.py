@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from radit_job import observe
@@ -21,11 +20,12 @@ from radit_job.rag.pair_blocks import plan_pairs
 from radit_job.rag.pair_checks import usable_pairs
 from radit_job.rag.pair_files import read_pairs
 from radit_job.rag.pair_run import PairSettings, write_pairs
-from radit_job.rag.question_blocks import SentenceVectors, cut_blocks, draw_sentences
-from radit_job.rag.question_writing import MAX_NEW_TOKENS, TEMPERATURE, QuestionWriter, Vectors, looks_english
-from radit_job.rag.written_blocks import WrittenBlock, find_leaks, tell_of
-from radit_job.rag.written_rounds import WrittenRound, WrittenRounds
-from radit_job.records import Chunk, Message, read_rows
+from radit_job.rag.question_blocks import cut_blocks, draw_sentences
+from radit_job.rag.question_run import SampleAsker, write_questions
+from radit_job.rag.question_writing import looks_english
+from radit_job.rag.written_blocks import WrittenBlock, tell_of
+from radit_job.rag.written_rounds import WrittenRounds
+from radit_job.records import Chunk, read_rows
 
 MIN_PAIRS = 10  # fewer can be neither split nor measured
 PROBED_CHUNKS = 200  # enough to tell the documents' language
@@ -56,6 +56,8 @@ def run(
     else:
         write = _pairs_of_chunks if _writes_pairs(config) else _questions_of_sentences
         blocks = write(config, chunk_file, scratch, ledger, shard)
+        if shard == WHOLE:
+            _refuse_nothing(blocks)
     for block in blocks:
         block.write(config.questions.source, out / "questions" / f"{block.number:06d}")
     tell_of(blocks)
@@ -63,6 +65,19 @@ def run(
     for block in blocks:
         totals.update(block.totals())
     return dict(totals)
+
+
+def _refuse_nothing(blocks: Sequence[WrittenBlock]) -> None:
+    """A committed artifact without a single pair would be reused for ever."""
+    if any(block.questions for block in blocks):
+        return
+    reasons = Counter(row.reason for block in blocks for row in block.dropped).most_common(3)
+    dropped = ", ".join(f"{count} x {reason}" for reason, count in reasons) or "it was asked for none"
+    raise InputError(
+        f"the model wrote no pair that can be used ({dropped})",
+        where="models.question_writer",
+        todo="Take a stronger model, or bring your own pairs with questions.source: file.",
+    )
 
 
 # From a file
@@ -117,64 +132,17 @@ def _questions_of_sentences(
     mine = [block for block in cut_blocks(sentences, n_wanted) if shard.takes(block.number)]
     if not mine:
         return []
-    generator = open_generator(config.question_writer.ref(), ledger)
-    embedder = open_embedder(config.embedder.ref(), ledger)
+    complete = open_generator(config.question_writer.ref(), ledger).complete
     rounds = WrittenRounds(scratch / "written.jsonl")
-
-    def complete(conversations: Sequence[Sequence[Message]], seed: int) -> WrittenRound:
-        written = rounds.find(conversations, seed)
-        if written is None:
-            completions = generator.complete(
-                conversations, max_new_tokens=MAX_NEW_TOKENS, temperature=TEMPERATURE, seed=seed, batch_size=16
-            )
-            n_tokens = sum(completion.n_completion_tokens for completion in completions)
-            written = WrittenRound([completion.text for completion in completions], n_tokens)
-            rounds.keep(conversations, seed, written)
-        return written
-
-    def embed_sentences(texts: Sequence[str]) -> Vectors:
-        with observe.progress("embed sentences", total=len(texts), unit="sentences") as bar:
-            return embedder.embed_documents(texts, on_done=bar.advance)
-
-    vectors = SentenceVectors([sentence.text for sentence in sentences], embed_sentences)
-    done: list[WrittenBlock] = []
-    n_sentences, n_mine = sum(len(block.positions) for block in mine), sum(block.n_wanted for block in mine)
-    with observe.progress("write questions", total=n_sentences, unit="sentences") as bar:
-        for share in mine:
-            block = WrittenBlock(share.number, share.n_wanted, [], [])
-            writer = QuestionWriter(
-                [sentences[position] for position in share.positions],
-                *vectors.of_block(share),
-                write=partial(_write_round, complete, block),
-                embed_questions=embedder.embed_queries,
-                seed=config.seed + share.n_before,
-                name=f"g{share.number:04d}-",
-                dropped=block.dropped,
-            )
-            n_before = sum(len(other.questions) for other in done)
-
-            def on_round(tried: int, kept: int, n_before: int = n_before) -> None:
-                bar.advance(tried, kept=n_before + kept, wanted=n_mine)
-
-            block.questions = writer.run(share.n_wanted + share.n_spare, config.questions.per_chunk, on_round)
-            done.append(block)
-    n_questions = sum(len(block.questions) for block in done)
-    if n_questions < n_mine:
-        observe.warn(f"{n_questions} of {n_mine} wanted questions passed the filters")
-    find_leaks(done, chunk_file)
-    return done
-
-
-def _write_round(
-    complete: Callable[[Sequence[Sequence[Message]], int], WrittenRound],
-    block: WrittenBlock,
-    conversations: Sequence[Sequence[Message]],
-    seed: int,
-) -> list[str]:
-    written = complete(conversations, seed)
-    block.n_llm_calls += len(written.texts)
-    block.n_completion_tokens += written.n_completion_tokens
-    return written.texts
+    return write_questions(
+        sentences,
+        mine,
+        chunk_file,
+        lambda: SampleAsker(complete, rounds),
+        open_embedder(config.embedder.ref(), ledger),
+        per_chunk=config.questions.per_chunk,
+        seed=config.seed,
+    )
 
 
 def _check_sentences(n_sentences: int, chunk_file: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from radit_job import observe
 from radit_job.config.fields import result_values
-from radit_job.config.schema import Model
+from radit_job.config.models import Model
 from radit_job.config.slices import IndexSlice
 from radit_job.errors import InputError
 from radit_job.hashing import digest_file

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radit_job.model_ref import ModelRef
+from radit_job.model_ref import ModelRef, key_variable
 from radit_job.training.api_examples import DataFile, TrainingData
 from radit_job.training.api_history import Losses
 from radit_job.training.api_order import Job, hyperparameters_of
@@ -43,7 +43,7 @@ the run's report.
 ```python
 from openai import OpenAI
 
-client = OpenAI(base_url="{base_url}")  # the key: {api_key_env}
+client = OpenAI(base_url="{base_url}")  # the key: {key_variable}
 client.chat.completions.create(model="{name}", messages=[...])
 ```
 
@@ -142,7 +142,7 @@ class ServedTuning:
             name=self.name,
             base=self.base,
             base_url=self.ref.base_url,
-            api_key_env=self.ref.api_key_env,
+            key_variable=key_variable(self.ref) or "it needs none",
             job_id=self.job["id"],
             origin="The job was made by radit-job." if self.data else "The job was given to radit-job, not made by it.",
             rows="\n".join(

@@ -1,4 +1,4 @@
-"""The life of a fine-tuning job at a service: its files, its order, the wait for it, its end.
+"""One fine-tuning job at a service: its files, its order, what it costs.
 
 An order is paid for, so none is given twice. It is written down before it is given, and its id as soon as there is
 one; and wherever no id is written down, the service's own list is asked first whether such a job is there.
@@ -6,35 +6,25 @@ one; and wherever no id is written down, the service's own list is asked first w
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from radit_job import observe
-from radit_job.errors import InputError, RaditError, ServiceError, TryAgainError
-from radit_job.model_ref import ModelRef
-from radit_job.models.ledger import Ledger, Reservation, Usage
-from radit_job.models.openai_api.calls import patiently
+from radit_job.errors import InputError
+from radit_job.model_ref import ModelRef, key_variable
+from radit_job.models.cost import Usage
+from radit_job.models.ledger import Ledger, Reservation
 from radit_job.models.openai_api.client import Endpoint
-from radit_job.models.openai_api.failures import BROKEN, CallFailed, may_pass
+from radit_job.models.openai_api.failures import BROKEN, CallFailed
+from radit_job.models.openai_api.patience import patiently
 from radit_job.training.api_examples import DataFile
-from radit_job.training.api_history import Event, EventLog
 from radit_job.training.api_order import DEAD, Job, JobOrder, JobRecord
+from radit_job.training.api_wait import explain_end, tuned_model
 
-FIRST_PAUSE_S = 1.0
-PAUSE_GROWTH = 1.5
 LOOK_AGAIN_S = (1.0, 2.0, 4.0)  # a service may take so long to list a job whose order it had not answered yet
-EXPECTED = {
-    "validating_files": "having its files checked",
-    "queued": "queued",
-    "running": "running",
-    "succeeded": "done",
-    "failed": "over: it failed",
-    "cancelled": "over: it was cancelled",
-}
 
 T = TypeVar("T")
 
@@ -48,7 +38,6 @@ class ApiJobs:
     scratch: Path
     ledger: Ledger
     poll_s: float
-    wait_s: float
 
     def upload(self, file: DataFile) -> tuple[str, ...]:
         """The ids of the service's files with this content; it is sent if there is none."""
@@ -69,23 +58,30 @@ class ApiJobs:
 
         return self._patiently(find_or_send)
 
-    def find(self) -> str | None:
-        """The job that an earlier try of this stage ordered, or may have ordered; its id is written down."""
+    def find(self, *, most_tokens: int) -> str | None:
+        """The job that an earlier try of this stage ordered, or may have ordered; its id is written down.
+
+        `most_tokens` as for `find_or_order`.
+        """
         record = JobRecord.load(self.scratch)
         if record is None:
             return None
         if record.job_id is None:  # it was killed while it ordered
-            return self._found(record, n_looks=1 + len(LOOK_AGAIN_S))
-        observe.log("going on with the job of an earlier try", job=record.job_id)
-        return record.job_id
+            job_id = self._found(record, n_looks=1 + len(LOOK_AGAIN_S))
+        else:
+            observe.log("going on with the job of an earlier try", job=record.job_id)
+            job_id = record.job_id
+        if job_id is not None and record.is_paid_here:  # it may have been killed before it could book it
+            self._book(job_id, Reservation(record.order.model, 0.0), most_tokens)
+        return job_id
 
     def find_or_order(self, order: JobOrder, *, most_tokens: int) -> str:
-        """The id of the one job for this order, written down in scratch and store.
+        """The id of the one job for this order, written down in scratch and store, and its cost booked.
 
         `most_tokens` is what it can train on at most, all epochs together. ConfigError if the budget does not suffice;
         InputError with the service's words if it refuses the order.
         """
-        record = JobRecord(order, self.ref.base_url, self.ref.api_key_env)
+        record = JobRecord(order, self.ref.base_url, key_variable(self.ref))
         may_be_ours = JobRecord.load(self.scratch) is not None
         if found := self._found(replace(record, is_paid_here=may_be_ours)):
             return found
@@ -113,33 +109,12 @@ class ApiJobs:
             if not is_doubtful:  # it was refused, and there is none
                 self._forget()
             raise
-        return self._settled(record, job_id)
-
-    def wait(self, job_id: str) -> tuple[Job, list[Event]]:
-        """The job when it has ended, however, and its events, oldest first; they are shown as they come.
-
-        TryAgainError after `wait_s`: the job goes on.
-        """
-        until_s = time.monotonic() + self.wait_s
-        pause_s, status, has_events = min(FIRST_PAUSE_S, self.poll_s), "", True
-        with observe.progress("fine-tuning", unit="steps") as bar:
-            log = EventLog(bar)
-            while True:
-                job = self._patiently(lambda: self.endpoint.job(job_id))
-                has_events = has_events and self._show_events(job_id, log)
-                status = _tell_change(job, status)
-                if status == "succeeded" or status in DEAD:
-                    return job, log.events
-                left_s = until_s - time.monotonic()
-                if left_s <= 0:
-                    raise TryAgainError(
-                        f"the fine-tuning job {job_id} is {status} after {self.wait_s / 3600:g} h of waiting",
-                        where=self.ref.base_url,
-                        todo="It goes on at the service. The same `radit run` waits for it again; "
-                        "`radit cancel` ends it.",
-                    )
-                time.sleep(min(left_s, pause_s * random.uniform(0.75, 1.25)))
-                pause_s = min(self.poll_s, pause_s * PAUSE_GROWTH)
+        self._book(job_id, reservation, most_tokens)
+        settled_id = self._settled(record, job_id)
+        if settled_id != job_id:
+            self._book(settled_id, Reservation(order.model, 0.0), most_tokens)
+            self._book(job_id, Reservation(order.model, 0.0), 0)  # taken back before it has begun
+        return settled_id
 
     def settle(self, job: Job, *, estimated_tokens: int) -> str:
         """The tuned model's name, once its cost is in the ledger; a job that died is told as an InputError.
@@ -150,15 +125,34 @@ class ApiJobs:
         is_dead = job.get("status") in DEAD
         told = job.get("trained_tokens")
         n_tokens = int(told) if told is not None else 0 if is_dead else estimated_tokens
-        key = f"fine_tuning.jobs/{job['id']}"
-        if record is not None and record.is_paid_here and n_tokens and self.ledger.find(key) is None:
-            model = record.order.model
+        key = _cost_key(job["id"])
+        if record is not None and record.is_paid_here and self.ledger.find(key) is None:
             answer = {"job_id": job["id"], "status": job.get("status"), "model": job.get("fine_tuned_model")}
-            self.ledger.keep(key, answer, Reservation(model, 0.0), Usage(n_calls=1, n_training_tokens=n_tokens))
+            usage = Usage(n_calls=1, n_training_tokens=n_tokens)
+            self.ledger.keep(key, answer, Reservation(record.order.model, 0.0), usage)
         if is_dead:
             self._forget()  # so that the next run orders another one
             raise explain_end(job, self.ref.base_url)
-        return tuned_model(job, self.ref.base_url)
+        name = tuned_model(job, self.ref.base_url)
+        if record is not None and not record.is_paid_here:
+            self._warn_if_deleted(name)
+        return name
+
+    def _warn_if_deleted(self, model: str) -> None:
+        """Say so where an earlier run's model is gone: its job, which is still there, is taken again and again."""
+        try:
+            is_listed = model in self.endpoint.models()
+        except CallFailed:
+            return
+        if not is_listed:
+            observe.warn(
+                f"the service does not list {model}, which this job made. If it was deleted there, another "
+                "finetune_lm.api.suffix makes a new one; --force finetune_lm would take the same job again"
+            )
+
+    def _book(self, job_id: str, reservation: Reservation, most_tokens: int) -> None:
+        """Count the most that the job may cost until its end tells: it goes on if this stage never comes back to it."""
+        self.ledger.book(_cost_key(job_id), reservation, Usage(n_calls=1, n_training_tokens=most_tokens))
 
     def _found(self, record: JobRecord, *, n_looks: int = 1) -> str | None:
         """Look for the job in the service's list, several times with pauses if asked to; its id is written down."""
@@ -169,7 +163,8 @@ class ApiJobs:
                 self._write_down(replace(record, job_id=str(job["id"])))
                 whose = "an earlier try" if record.is_paid_here else "an earlier run"
                 observe.log(
-                    f"the service has this job already, from {whose}; none is ordered",
+                    f"the service has this job already, from {whose}; none is ordered "
+                    "(another finetune_lm.api.suffix would order one)",
                     job=job["id"],
                     status=job.get("status"),
                 )
@@ -197,16 +192,6 @@ class ApiJobs:
         except InputError as error:  # it has ended, or another machine has cancelled it
             observe.warn(f"{job_id} could not be cancelled: {error.what}")
 
-    def _show_events(self, job_id: str, log: EventLog) -> bool:
-        """Whether the service tells events at all; those that do not come now come the next time."""
-        try:
-            log.take(self.endpoint.job_events(job_id, log.last_id))
-        except CallFailed as failure:
-            if not may_pass(failure):
-                observe.warn(f"the service tells no events of this job: {failure.message}")
-                return False
-        return True
-
     def _write_down(self, record: JobRecord) -> None:
         record.save(self.scratch)
         self.ledger.save()
@@ -219,48 +204,12 @@ class ApiJobs:
         return patiently(call, self.ref)
 
 
-def tuned_model(job: Job, where: str) -> str:
-    """The name of the model that a job made; ServiceError where it has none."""
-    name = job.get("fine_tuned_model")
-    if not name:
-        raise ServiceError(f"the fine-tuning job {job['id']} succeeded, but names no model", where=where)
-    return str(name)
-
-
-def explain_end(job: Job, where: str, todo: str | None = None) -> RaditError:
-    """Why a job that failed or was cancelled did so, in the service's words, and what to do."""
-    if job.get("status") == "cancelled":
-        return InputError(
-            f"the fine-tuning job {job['id']} was cancelled",
-            where=where,
-            todo="By `radit cancel`, or by somebody else with access to the account. "
-            + (todo or "Another `radit run` orders a new one."),
-        )
-    error: dict[str, Any] = dict(job.get("error") or {})
-    if error.get("param") == "validation_file" and todo is None:
-        todo = "It objects to the held-out examples: set finetune_lm.dev_share to 0, and run again."
-    named = ", ".join(f"{name} {error[name]}" for name in ("code", "param") if error.get(name))
-    return InputError(
-        f"the fine-tuning job {job['id']} failed: {error.get('message') or 'the service does not say why'}"
-        f"{f' ({named})' if named else ''}",
-        where=where,
-        todo=todo or "Put that right; another `radit run` orders a new job.",
-    )
+def _cost_key(job_id: str) -> str:
+    """Under which the ledger has the job's cost."""
+    return f"fine_tuning.jobs/{job_id}"
 
 
 def _id_of(job: Job) -> str:
     if not job.get("id"):
         raise CallFailed(200, BROKEN, "the answer names no job", may_be_billed=True)
     return str(job["id"])
-
-
-def _tell_change(job: Job, before: str) -> str:
-    """The job's status; a new one is said, with a warning where nobody knows how long it lasts."""
-    status = str(job.get("status"))
-    if status == before:
-        return status
-    if status in EXPECTED:
-        observe.log(f"the fine-tuning job is {EXPECTED[status]}", job=job.get("id"))
-    else:
-        observe.warn(f"the fine-tuning job is {status!r}; waiting until the service goes on with it", job=job.get("id"))
-    return status

@@ -135,7 +135,7 @@ class JobRecord:
 
     order: JobOrder
     base_url: str
-    api_key_env: str
+    key_variable: str | None  # the environment variable that holds the service's key
     job_id: str | None = None  # None: it was about to be ordered, and may have been
     is_paid_here: bool = True  # False: it was found at the service, made by somebody else or by an earlier run
 

@@ -16,8 +16,11 @@ from radit_job.records import Example, Message
 from radit_job.training.api_artifact import ServedTuning
 from radit_job.training.api_examples import MAX_EXAMPLE_TOKENS, training_data
 from radit_job.training.api_history import losses_of
-from radit_job.training.api_job import ApiJobs, explain_end, tuned_model
+from radit_job.training.api_job import ApiJobs
 from radit_job.training.api_order import DEAD, Job, hyperparameters_of, is_version_of, order_of
+from radit_job.training.api_wait import explain_end, tuned_model, wait_for_end
+
+GIVEN = "It was given as finetune_lm.api.job_id: name another, or none."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,13 @@ def tune_at_service(
         train, dev, lambda messages: n_tokens_of(messages, tokens), max_tokens=ref.context_tokens or MAX_EXAMPLE_TOKENS
     )
     n_tokens = data.training.n_tokens * settings.epochs
+    most_tokens = int(n_tokens * tokens.margin)
     observe.log(
         "training tokens, counted here", n_tokens=data.training.n_tokens, epochs=settings.epochs, total=n_tokens
     )
     with closing(Endpoint.open(ref)) as endpoint:
-        jobs = ApiJobs(endpoint, ref, scratch, ledger, settings.poll_s, settings.wait_s)
-        job_id = jobs.find()
+        jobs = ApiJobs(endpoint, ref, scratch, ledger, settings.poll_s)
+        job_id = jobs.find(most_tokens=most_tokens)
         if job_id is None:
             order = order_of(
                 ref.name,
@@ -71,8 +75,8 @@ def tune_at_service(
                 suffix=settings.suffix,
                 seed=settings.seed,
             )
-            job_id = jobs.find_or_order(order, most_tokens=int(n_tokens * tokens.margin))
-        job, events = jobs.wait(job_id)
+            job_id = jobs.find_or_order(order, most_tokens=most_tokens)
+        job, events = wait_for_end(endpoint, ref, job_id, poll_s=settings.poll_s, wait_s=settings.wait_s)
         name = jobs.settle(job, estimated_tokens=n_tokens)
     _warn_of_other_epochs(job, settings.epochs)
     return ServedTuning(name, ref, job, losses_of(events), data, job.get("trained_tokens") or n_tokens)
@@ -85,13 +89,14 @@ def n_tokens_of(messages: Sequence[Message], tokens: ServedTokens) -> int:
     return tokens.n_prompt(messages[:-1]) + tokens.n_text(messages[-1].content) + 1  # the token that ends it
 
 
-def take_given_job(ref: ModelRef, job_id: str, settings: APISettings, *, scratch: Path) -> ServedTuning:
+def take_given_job(ref: ModelRef, job_id: str, settings: APISettings) -> ServedTuning:
     """Wait for a job that exists already; nothing is sent or ordered, and what it costs is not counted."""
     with closing(Endpoint.open(ref)) as endpoint:
-        jobs = ApiJobs(endpoint, ref, scratch, Ledger(), settings.poll_s, settings.wait_s)
-        job, events = jobs.wait(job_id)
+        job, events = wait_for_end(
+            endpoint, ref, job_id, poll_s=settings.poll_s, wait_s=settings.wait_s, if_unknown=GIVEN
+        )
     if job.get("status") in DEAD:
-        raise explain_end(job, ref.base_url, todo="It was given as finetune_lm.api.job_id: name another, or none.")
+        raise explain_end(job, ref.base_url, todo=GIVEN)
     if not is_version_of(str(job.get("model")), ref.name):
         observe.warn(
             f"the job {job_id} tuned {job.get('model')}, but models.lm is {ref.name}: the arms with the tuned model "

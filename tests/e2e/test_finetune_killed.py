@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from radit_job.config.schema import FinetuneLM, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import FinetuneLM
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.jobs import ArtifactRef, JobSpec
 from radit_job.pipeline.names import spec_file
@@ -40,7 +41,7 @@ class Tuning:
         write_rows(folder / "in/examples/examples.jsonl", (_example(key, number) for number in range(12)))
         manifest, _ = committed.publish(store, "augment", key, folder / "in", ["examples"], {})
         tuning = FinetuneLM(engine="openai", dev_share=0, api={"poll_s": 0.1, "suffix": key})
-        lm = Model(provider="openai", name=MODEL, base_url=server.url)
+        lm = Model(provider="openai", name=MODEL, base_url=server.url, api_key_env="OPENAI_API_KEY")
         self.spec = JobSpec(
             "r",
             "finetune_lm",

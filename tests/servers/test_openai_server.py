@@ -143,6 +143,15 @@ def test_embeddings_have_length_1_find_the_right_text_and_come_as_numbers_or_bas
     )
 
 
+@pytest.mark.parametrize("given", ["", [], ["bread", ""]])
+def test_an_empty_text_is_not_embedded_and_a_blank_is(server: OpenAIServer, given: str | list[str]) -> None:
+    client = client_of(server)
+    with pytest.raises(openai.BadRequestError, match=r"'\$\.input' is invalid"):
+        client.embeddings.create(model="text-embedding-3-small", input=given)
+    assert server.billed["embeddings"] == 0
+    assert len(client.embeddings.create(model="text-embedding-3-small", input=[" "]).data) == 1
+
+
 def test_models_are_listed_and_an_unknown_one_is_a_404_in_openais_words(server: OpenAIServer) -> None:
     client = client_of(server)
     assert "gpt-4o-mini" in {model.id for model in client.models.list()}

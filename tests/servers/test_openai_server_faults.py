@@ -123,6 +123,9 @@ def test_what_an_answer_says_can_be_wrong(server: OpenAIServer) -> None:
     assert ask(server).choices == []
     server.misbehave(kind="null_content")
     assert ask(server).choices[0].message.content is None
+    server.misbehave(kind="only_thoughts")
+    thought = ask(server).choices[0]
+    assert (thought.message.content, thought.finish_reason) == (None, "length")
     server.misbehave(kind="filtered")
     cut = ask(server).choices[0]
     assert cut.finish_reason == "content_filter"

@@ -6,7 +6,8 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from radit_job.config.schema import FinetuneLM, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import FinetuneLM
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.errors import InputError
 from radit_job.records import Example, Message, write_rows

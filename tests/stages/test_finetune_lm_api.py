@@ -8,20 +8,27 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from radit_job import observe
-from radit_job.config.schema import FinetuneLM, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import FinetuneLM
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.errors import ConfigError, InputError, RaditError, ServiceError, Terminated, TryAgainError
-from radit_job.models.ledger import Ledger, Price
+from radit_job.models.cost import Price, Usage
+from radit_job.models.ledger import Ledger
 from radit_job.models.loading import tuned_ref
+from radit_job.pipeline.fine_tuning import cancel_fine_tuning
+from radit_job.pipeline.names import spec_file
+from radit_job.pipeline.runs import RunRecord, StageRecord
 from radit_job.records import Example, Message, write_rows
 from radit_job.stages.finetune_lm import run
+from radit_job.store import LocalStore
+from radit_job.store.scratch import kept_files
 from radit_job.training.api_order import JobRecord
 from tests.servers.openai_server import OpenAIServer, openai_server
 
@@ -66,7 +73,8 @@ class Bench:
     def tune(
         self, *, lm: dict[str, Any] | None = None, ledger: Ledger | None = None, dev_share: float = 0.2, **api: Any
     ) -> dict[str, float]:
-        model = {"provider": "openai", "name": MODEL, "base_url": self.server.url, "patience_s": 10, **(lm or {})}
+        served = {"provider": "openai", "name": MODEL, "base_url": self.server.url, "api_key_env": "OPENAI_API_KEY"}
+        model = {**served, "patience_s": 10, **(lm or {})}
         tuning = FinetuneLM(engine="openai", dev_share=dev_share, api={"poll_s": 0.01, **api})
         config = FinetuneLMSlice(seed=7, lm=Model(**model).model_dump(), finetune_lm=tuning.model_dump())
         ledger = ledger or self.ledger()
@@ -176,18 +184,18 @@ def test_it_writes_the_models_name_the_curve_the_card_and_what_was_sent(bench: B
 
 
 def test_the_report_draws_the_curve(bench: Bench) -> None:
-    from radit_job.report.plots import training as curve
+    from radit_job.report.training import section
 
-    bench.tune()
-    told = json.loads((bench.lm / "training.json").read_text())
-    assert "<svg" in curve(told["steps"], told["evaluations"], told["best_step"])
+    counters = bench.tune()
+    told = section(json.loads((bench.lm / "training.json").read_text()), counters)
+    assert told is not None and "<svg" in told["curve"]
 
 
 def test_nothing_is_sent_before_the_rows_are_right(bench: Bench) -> None:
     write_rows(bench.folder / "examples/examples.jsonl", [*map(example, range(20)), example(20, answer=" ")])
     assert "an empty answer: 1, line 21" in bench.refused(InputError)
-    write_rows(bench.folder / "examples/examples.jsonl", map(example, range(11)))
-    assert "there are 9" in bench.refused(InputError)
+    write_rows(bench.folder / "examples/examples.jsonl", map(example, range(9)))
+    assert "there are 9 (0 held out" in bench.refused(InputError)
     write_rows(
         bench.folder / "examples/examples.jsonl", [example(i, "In room {}." + i * " So it is.") for i in range(40)]
     )
@@ -268,9 +276,20 @@ def test_a_job_of_another_run_for_the_same_is_taken_and_not_paid_again(bench: Be
     bench.tune(ledger=ledger)
     assert bench.n_ordered == 1 and ledger.spent == {}
     assert any("from an earlier run; none is ordered" in message for message in bench.messages)
+    assert not any("does not list" in message for message in bench.messages)
     bench.scratch.joinpath("fine_tuning_job.json").unlink()
     bench.tune(suffix="another")
     assert bench.n_ordered == 2
+
+
+def test_an_earlier_job_whose_model_was_deleted_is_said_with_the_way_out(bench: Bench) -> None:
+    bench.tune()
+    JobRecord.delete(bench.scratch)
+    [name] = bench.server.jobs.models()
+    bench.server.jobs._models.pop(name)
+    bench.tune()
+    [said] = [message for message in bench.messages if "does not list" in message]
+    assert name in said and "another finetune_lm.api.suffix makes a new one" in said
 
 
 def test_a_service_that_drops_metadata_has_one_job_all_the_same(bench: Bench) -> None:
@@ -296,7 +315,9 @@ def test_of_two_jobs_for_one_order_one_is_cancelled(bench: Bench) -> None:
         return made[-1]
 
     bench.server.jobs.create = create_two  # type: ignore[assignment, method-assign]
-    bench.tune()
+    ledger = bench.ledger(budget_usd=0.2)
+    bench.tune(ledger=ledger)
+    assert ledger.spent[MODEL].usage.n_training_tokens == bench.jobs[-1]["trained_tokens"], "the other one is free"
     statuses = {job["status"]: job["id"] for job in bench.jobs}
     assert statuses.keys() == {"succeeded", "cancelled"} and len(made) == 2
     assert json.loads((bench.lm / "model.json").read_text())["job_id"] == statuses["succeeded"]
@@ -323,6 +344,45 @@ def test_no_job_is_ordered_beyond_the_budget(bench: Bench) -> None:
     assert bench.n_ordered == 1
 
 
+def test_a_job_counts_with_its_most_until_its_end_tells_what_it_has_cost(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 10_000]}})
+    ledger = bench.ledger(budget_usd=1.0)
+    bench.refused(TryAgainError, wait_h=0.05 / 3600, ledger=ledger)
+    most = ledger.spent[MODEL]
+    assert most.usage.n_calls == 1 and most.usd is not None and most.usd > 0.1
+    again = bench.ledger(budget_usd=1.0)
+    assert again.spent == {MODEL: most}, "whoever comes next has it in the books"
+    with pytest.raises(ConfigError, match="may cost"):
+        again.reserve(MODEL, Usage(n_training_tokens=int((1.0 - most.usd) / 25e-6) + 1000))
+    bench.refused(TryAgainError, wait_h=0.05 / 3600, ledger=again)
+    assert again.spent == {MODEL: most}, "and counts it once"
+    bench.server.change({"pace": {"polls": [1, 1, 1]}})
+    last = bench.ledger(budget_usd=1.0)
+    bench.tune(ledger=last)
+    billed = bench.server.books.tokens()[MODEL]["training"]
+    assert last.spent[MODEL].usage == Usage(n_calls=1, n_training_tokens=billed)
+    assert bench.ledger().spent == last.spent
+
+
+def test_a_job_whose_try_was_killed_before_it_could_book_it_is_booked_by_the_next(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 10_000]}})
+    bench.refused(TryAgainError, wait_h=0.05 / 3600)
+    most = bench.ledger().spent
+    for path in (bench.scratch / "paid").iterdir():
+        path.unlink()
+    bench.refused(TryAgainError, wait_h=0.05 / 3600)
+    assert bench.ledger().spent == most != {}
+
+
+def test_a_job_that_fails_has_cost_nothing(bench: Bench) -> None:
+    bench.server.misbehave(kind="job_fails", on="fine_tuning.jobs", times=1)
+    ledger = bench.ledger(budget_usd=0.2)
+    bench.refused(InputError, ledger=ledger)
+    assert [(spent.usage.n_training_tokens, spent.usd) for spent in ledger.spent.values()] == [(0, 0.0)]
+    bench.tune(ledger=bench.ledger(budget_usd=0.2))  # there is money for another one
+    assert bench.n_ordered == 2
+
+
 def test_what_a_cancelled_job_has_trained_is_counted(bench: Bench) -> None:
     bench.server.change({"pace": {"polls": [1, 1, 1000]}})
 
@@ -336,6 +396,35 @@ def test_what_a_cancelled_job_has_trained_is_counted(bench: Bench) -> None:
     bench.refused(InputError, ledger=ledger)
     beside.join()
     assert [spent.usage.n_training_tokens for spent in ledger.spent.values()] == [1000]
+
+
+# ---- radit cancel
+
+
+def test_cancel_ends_the_jobs_of_all_settings_that_the_run_had_and_of_no_other_run(bench: Bench) -> None:
+    store = LocalStore(bench.folder / "store")
+    bench.server.change({"pace": {"polls": [1, 1, 10_000]}})
+    jobs: dict[str, str] = {}
+    for run_name, key in (("r", "a" * 64), ("r", "b" * 64), ("another", "c" * 64)):
+        bench.refused(TryAgainError, wait_h=0.02 / 3600, suffix=key[0])
+        assert bench.ordered is not None and bench.ordered.job_id is not None
+        jobs[key[0]] = bench.ordered.job_id
+        bench.ordered.save(store.scratch(f"finetune_lm/{key}"))
+        store.write(spec_file(run_name, "finetune_lm", key), json.dumps({"key": key}).encode())
+        JobRecord.delete(bench.scratch)
+    record = RunRecord("r", "d", "local", "now")
+    record.stages["finetune_lm"] = StageRecord("finetune_lm", "running", key="b" * 64)
+    gone = replace(JobRecord.parse(kept_files(store, "finetune_lm/a", "fine_tuning_job.json")[0]), job_id="ftjob-gone")
+    gone.save(store.scratch(f"finetune_lm/{'a' * 64}-first"))
+
+    told: list[str] = []
+    with pytest.raises(InputError, match="ftjob-gone is not cancelled") as caught:
+        for line in cancel_fine_tuning(store, record):
+            told.append(line)
+    assert "curl -X POST" in str(caught.value)
+    assert told == [f"cancelled fine-tuning job {jobs[name]} of {MODEL}" for name in "ab"]
+    statuses = {job["id"]: job["status"] for job in bench.jobs}
+    assert [statuses[jobs[name]] == "cancelled" for name in "abc"] == [True, True, False]
 
 
 # ---- a given job
@@ -372,7 +461,8 @@ def test_a_given_job_of_another_base_model_is_said(bench: Bench) -> None:
 
 
 def test_a_given_job_that_is_none_or_has_died_is_refused(bench: Bench) -> None:
-    assert "Could not find fine tune: ftjob-none" in bench.refused(InputError, job_id="ftjob-none")
+    said = bench.refused(InputError, job_id="ftjob-none")
+    assert "Could not find fine tune: ftjob-none" in said and "It was given as finetune_lm.api.job_id" in said
     bench.server.misbehave(kind="job_fails", on="fine_tuning.jobs", times=1)
     bench.refused(InputError)
     said = bench.refused(InputError, job_id=bench.jobs[0]["id"])
@@ -403,6 +493,22 @@ def test_a_job_that_is_cancelled_is_told_and_another_run_orders_anew(bench: Benc
     assert "was cancelled\n  By `radit cancel`, or by somebody else" in said
     bench.server.change({"pace": {"polls": [1, 1, 1]}})
     bench.tune()
+    assert bench.n_ordered == 2
+
+
+def test_a_job_that_the_service_no_longer_knows_is_not_forgotten_and_both_ways_out_are_named(bench: Bench) -> None:
+    bench.server.change({"pace": {"polls": [1, 1, 10_000]}})
+    bench.refused(TryAgainError, wait_h=0.05 / 3600)
+    [job] = bench.jobs
+    bench.server.jobs._jobs.pop(job["id"])
+    said = bench.refused(InputError)
+    assert f"the service does not know the fine-tuning job {job['id']}: Could not find fine tune" in said
+    assert "put that one into OPENAI_API_KEY" in said
+    assert "`--force finetune_lm` or another finetune_lm.api.suffix" in said
+    assert bench.ordered is not None and bench.ordered.job_id == job["id"]
+    bench.server.change({"pace": {"polls": [1, 1, 1]}})
+    (bench.scratch / "fine_tuning_job.json").unlink()  # another suffix is another key, with a scratch of its own
+    bench.tune(suffix="another")
     assert bench.n_ordered == 2
 
 

@@ -147,8 +147,8 @@ def write(folder, predictions):
     (folder / "results/results.json").write_text(json.dumps(results))
 
 
-def report(folder, *, lm=True, lineage=LINEAGE):
-    config = ReportSlice.of(Config(name="test", corpus={"paths": ["plan.pdf"]}))
+def report(folder, *, lm=True, lineage=LINEAGE, **settings):
+    config = ReportSlice.of(Config(name="test", corpus={"paths": ["plan.pdf"]}, **settings))
     names = ("chunks", "questions", "train_questions", "val_questions", "predictions", "scores", "results")
     out = folder / "out"
     out.mkdir(exist_ok=True)
@@ -287,6 +287,60 @@ def test_the_judge_and_the_money_have_sections_where_there_are_any(artifacts):
     assert "alert('x')</script>" not in page and balance.scripts == 1
     assert {address.removeprefix("#") for address in balance.addresses} <= set(re.findall(r'id="([\w-]+)"', page))
     assert {"#judge", "#cost"} <= set(balance.addresses)
+
+
+def test_served_models_are_named_with_their_servers(artifacts):
+    path = artifacts / "results/results.json"
+    results = json.loads(path.read_text()) | {"judge": {"model": "gpt-x", "provider": "openai"}}
+    path.write_text(json.dumps(results))
+    training = {"engine": "openai", "model": HOSTILE, "job_id": "ftjob-1", "n_steps": 126, "n_truncated": 0}
+    (artifacts / "lm/training.json").write_text(json.dumps(training | {"steps": [{"step": 12, "loss": 1.5}]}))
+    models = {
+        "lm": {"provider": "openai", "name": "gpt-mini", "base_url": "http://lm.example/v1"},
+        "judge": {"provider": "openai", "name": "gpt-x", "base_url": "http://judge.example/v1"},
+    }
+    page, balance = report(artifacts, models=models, finetune_lm={"engine": "openai"})
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "language model gpt-mini at http://lm.example/v1",
+        f"tuned language model {HOSTILE} at http://lm.example/v1",
+        "judge gpt-x at http://judge.example/v1",
+        "Judged by gpt-x at http://judge.example/v1, with",
+        "optimizer steps 126",
+        "training loss at the 1 of 126 steps that the service tells of",
+    ):
+        assert said in text, said
+    assert "retriever all-minilm-l6-v2 judge gpt-x" in text  # it runs here
+    assert "each step" not in text and "choose the checkpoint" not in text
+    assert "alert('x')</script>" not in page
+
+
+def test_a_local_run_names_no_server(artifacts):
+    assert " at http" not in report(artifacts)[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"n_truncated": 0, "n_dropped": 0}, "None was cut: every training example fitted."),
+        ({"n_truncated": 0, "n_dropped": 2}, "None was cut, but 2 were too long, and did not train."),
+        ({"n_truncated": None, "n_dropped": None}, "Not known: the fine-tuning job was given"),
+    ],
+)
+def test_what_did_not_fit_a_fine_tuning_api_is_said(artifacts, counts, said):
+    (artifacts / "lm/training.json").write_text(json.dumps({"engine": "openai", "steps": []} | counts))
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert said in text
+    assert "Nothing was trained" not in text and "even without context" not in text
+
+
+def test_marks_are_said_to_need_enough_questions_where_there_are_too_few(artifacts):
+    assert "excludes zero, on at least 8 questions" not in report(artifacts)[0]
+    path = artifacts / "results/results.json"
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps(results | {"pairs": [pair | {"n": 5} for pair in results["pairs"]]}))
+    assert "excludes zero, on at least 8 questions" in report(artifacts)[0]
 
 
 def test_answers_that_all_failed_are_shown_as_failed(artifacts):

@@ -72,7 +72,7 @@ def asked(monkeypatch):
 
 def store_of(folder, server, *, context="joined", **lm):
     """A store with one finished run, whose tuned model a service has."""
-    served = {"provider": "openai", "base_url": server.url}
+    served = {"provider": "openai", "base_url": server.url, "api_key_env": "OPENAI_API_KEY"}
     plain = {
         "name": "small",
         "corpus": {"paths": ["x"]},

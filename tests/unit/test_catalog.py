@@ -10,7 +10,8 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from radit_job.config.cluster import SHARDED_STAGES, StageName
-from radit_job.config.schema import Config, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import Config
 from radit_job.config.wording import schema_at
 from radit_job.jobs import Shard
 from radit_job.models.ledger import Ledger

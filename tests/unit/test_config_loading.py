@@ -337,3 +337,22 @@ def test_every_example_loads_and_finds_its_files(path: Path) -> None:
     assert {placed.profile for placed in loaded.config.kubernetes.stages.values()} <= set(
         loaded.config.kubernetes.profiles
     )
+
+
+def test_a_served_lm_with_tuned_arms_needs_an_engine_that_can_tune_it(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\ncorpus: {paths: [a.txt]}\nmodels:\n  lm: {provider: openai, name: gpt}\n")
+    with pytest.raises(ConfigError, match="leave these arms out of evaluate"):
+        load_config(path)
+    assert load_config(path, ["evaluate.arms=[base]"]).config.models.lm.name == "gpt"
+    assert load_config(path, ["finetune_lm.engine=openai"]).config.evaluate.arms[-1] == "lm"
+
+
+def test_a_key_in_the_place_of_its_variable_s_name_is_not_repeated(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\ncorpus: {paths: [a.txt]}\nmodels:\n  judge: {provider: openai, name: g, api_key_env: sk-canary-1}\n"
+    )
+    with pytest.raises(ConfigError, match="never the key itself") as caught:
+        load_config(path)
+    assert "canary" not in str(caught.value) and "a.yaml:4" in str(caught.value)

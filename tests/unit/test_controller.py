@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from radit_job.config.loading import load_config
-from radit_job.config.schema import Model
+from radit_job.config.models import Model
 from radit_job.errors import (
     ConfigError,
     CorruptArtifact,

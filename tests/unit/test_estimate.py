@@ -13,19 +13,20 @@ from radit_job.config.loading import load_config
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError, InputError, RaditError, ServiceError
 from radit_job.model_ref import ModelRef
-from radit_job.models.ledger import Price, Prices
+from radit_job.models.cost import Price, Prices, Usage
 from radit_job.models.openai_api.tokens import ServedTokens
 from radit_job.pipeline import check_served
 from radit_job.pipeline.check_served import served_findings
-from radit_job.pipeline.estimate import Limits, Measures, Row, estimate
+from radit_job.pipeline.estimate import Row, estimate
 from radit_job.pipeline.estimate_text import beyond_budget, headline, table, total
 from radit_job.pipeline.findings import Finding
+from radit_job.pipeline.measures import Limits, Measures
 from radit_job.pipeline.served import served_uses
 from radit_job.rag.prompts import Prompts
 from radit_job.store import LocalStore
 from tests.servers.openai_server import openai_server
 
-LIMITS = Limits(pair=256, check=64, sentence_question=40, n_samples=4)
+LIMITS = Limits(pair=256, check=64, sentence_question=40, n_samples=4, chunks_per_question=6, sentences_per_question=6)
 PRICES = Prices({"gpt": Price(1.0, 10.0, 3.0), "ft:gpt": Price(2.0, 20.0), "embed": Price(0.1)})
 SERVED = {"provider": "openai", "name": "gpt"}
 
@@ -45,7 +46,9 @@ def measures(**changes: Any) -> Measures:
     roles = ("embedder", "question_writer", "lm", "judge")
     kinds = ("closed_book", "base", "few_shot", "lm", "lm_closed_book", "example", "bare example", "write", "check")
     metrics = ("correctness", "faithfulness", "relevancy", "preference")
-    frames = {("lm", kind): 50.0 for kind in kinds} | {("question_writer", kind): 300.0 for kind in kinds}
+    frames = {("lm", kind): 50.0 for kind in kinds} | {
+        ("question_writer", kind): 300.0 for kind in (*kinds, "sentence")
+    }
     plain: dict[str, Any] = {
         "n_chunks": 64,
         "n_askable": 60,
@@ -65,10 +68,16 @@ def row_of(rows: list[Row], stage: str, model: str) -> Row:
 
 
 def test_training_is_charged_for_every_epoch_of_what_is_not_held_out() -> None:
+    whole = config(retrieval={"k": 2}, finetune_lm={"engine": "openai", "epochs": 2, "dev_share": 0.2})
+    row = row_of(estimate(whole, measures(), PRICES), "finetune_lm", "gpt")
+    assert row.usage.n_training_tokens == round(0.8 * 70 * (50 + 2 * 250 + 10 + 20) * 2)
+    assert row.usd == pytest.approx(row.usage.n_training_tokens * 3.0 / 1e6)
+
+
+def test_what_is_too_little_to_be_held_out_is_charged_too() -> None:
     whole = config(retrieval={"k": 2}, finetune_lm={"engine": "openai", "epochs": 2, "dev_share": 0.1})
     row = row_of(estimate(whole, measures(), PRICES), "finetune_lm", "gpt")
-    assert row.usage.n_training_tokens == round(0.9 * 70 * (50 + 2 * 250 + 10 + 20) * 2)
-    assert row.usd == pytest.approx(row.usage.n_training_tokens * 3.0 / 1e6)
+    assert row.usage.n_training_tokens == 70 * (50 + 2 * 250 + 10 + 20) * 2
 
 
 def test_without_retrieval_the_examples_have_no_chunks_and_a_given_job_costs_nothing() -> None:
@@ -117,6 +126,32 @@ def test_writing_makes_up_for_what_is_dropped_and_a_check_is_a_call_for_each_pai
     assert many.most.n_completion_tokens == 60 * 3 * 256
 
 
+def test_at_most_every_chunk_is_asked_that_may_be() -> None:
+    def most(n_askable: int, **questions: Any) -> Usage:
+        some = measures(n_questions=None, n_askable=n_askable)
+        return row_of(estimate(config(questions={"per_chunk": 1, **questions}), some, PRICES), "generate", "gpt").most
+
+    assert most(60, limit=35).n_calls == 60  # there are no more chunks
+    assert most(1000, limit=35).n_calls == 6 * 35  # the stage gives up
+    assert most(1000, limit=35, check="call").n_calls == 2 * 6 * 35
+    assert most(1000, limit=35, per_chunk=2).n_calls == 2 * 6 * 35  # one pair a call
+    assert most(1000, limit=35).n_completion_tokens == 6 * 35 * 256
+    assert most(1000, limit=35, writing="sentences").n_calls == 6 * 35 * 4
+    embedded = [
+        row_of(
+            estimate(
+                config(questions={"limit": 320, "per_chunk": 1, **way}),
+                measures(n_questions=None, n_askable=9000),
+                PRICES,
+            ),
+            "generate",
+            "embed",
+        ).most
+        for way in ({}, {"writing": "sentences"})
+    ]
+    assert [one.n_calls for one in embedded] == [6 * 10, 6 * 10 * (1 + 4)]  # 32 texts a call
+
+
 def test_a_stage_that_is_in_the_store_already_costs_nothing() -> None:
     rows = estimate(config(), measures(), PRICES, skipped=["generate", "evaluate"])
     assert {row.stage for row in rows} == {"index", "augment", "finetune_lm", "answer"}
@@ -152,7 +187,7 @@ def test_what_the_budget_cannot_hold_is_said() -> None:
 
 
 def test_the_table_keeps_to_100_columns() -> None:
-    long = [Row("finetune_lm", "ft:" + "m" * 80, *[total([]).usage] * 2, 1234.5, None)]
+    long = [Row("finetune_lm", "ft:" + "m" * 80, total([]).usage, total([]).usage, 1234.5, None)]
     assert all(len(line) <= 100 for line in table(long))
 
 
@@ -212,6 +247,8 @@ def test_no_documents_are_cut_where_only_what_is_there_may_be_read(folder: Path)
 
 # What check says of served models
 
+KEYED: dict[str, Any] = {"api_key_env": "OPENAI_API_KEY"}
+
 
 def findings(by_pods: bool = False, **lm: Any) -> list[Finding]:
     plain = {
@@ -240,8 +277,8 @@ def test_a_model_that_the_server_lists_is_fine_and_one_that_it_does_not_list_is_
 ) -> None:
     with openai_server() as server:
         monkeypatch.setenv("OPENAI_API_KEY", server.key)
-        assert verdicts(findings(base_url=server.url)) == {"lm": "ok", "prices": "ok"}
-        found = findings(base_url=server.url, name="gpt-4o-minni")
+        assert verdicts(findings(base_url=server.url, **KEYED)) == {"lm": "ok", "prices": "ok"}
+        found = findings(base_url=server.url, name="gpt-4o-minni", **KEYED)
         assert verdicts(found) == {"lm": "warn", "prices": "warn"}
         assert "is it spelt right?" in found[0].says
 
@@ -251,7 +288,7 @@ def test_a_key_that_is_refused_fails_with_the_servers_words_and_without_the_key(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-0123456789abcdef")
     with openai_server() as server:
-        [found, _] = findings(base_url=server.url)
+        [found, _] = findings(base_url=server.url, **KEYED)
     assert isinstance(found.error, InputError)
     assert "refused the key" in found.says
     assert "0123456789abcdef" not in found.says

@@ -124,6 +124,35 @@ def test_what_a_content_filter_cut_is_a_failure_and_a_score_cut_by_length_is_a_s
     assert section["asked"] == {"correctness": {"n": 1, "n_failed": 0, "reasons": {}}}
 
 
+@pytest.mark.parametrize("said", ["", "<think>The answer says"])
+def test_a_judge_that_thinks_up_to_the_limit_gave_no_judgement(said):
+    rows = [prediction(0, "base", "x"), prediction(0, "lm", "y")]
+    model = Answering(lambda text, repeat: said, "length")
+    scores, section = judged_scores(Judge(model, 300), rows, {}, ["correctness", "preference"])
+    told = "the judge: the limit of 300 tokens was used up before any text came, as reasoning models do; raise evaluate"
+    assert all(score.value is None and score.error.startswith(told) for name in scores for score in scores[name])
+    for asked in section["asked"].values():
+        assert asked["reasons"] == {"evaluate.judge_max_tokens used up before any text came": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "reason"),
+    [
+        ("Assistant A is better in detail. Assistant B, on the other", "failed", "cut before its verdict"),
+        ("Verdict: A\nB, however,", "failed", "cut before its verdict"),
+        ("It is a tie in length, but", "failed", "cut before its verdict"),
+        ("[[A]] or [[B]], for", "failed", "several verdicts"),
+        ("[[A]] It says", "inconsistent", ""),
+        ("[[C]] Both", "tie", ""),
+    ],
+)
+def test_a_comparison_that_was_cut_counts_by_its_verdict_alone(said, outcome, reason):
+    judge = Judge(Answering(lambda *_: said, "length"), 300)
+    (found,) = preferences(judge, [(Judged("q", "one"), Judged("q", "two"))])
+    assert (found.outcome, found.judgement.reason) == (outcome, reason)
+    assert (found.judgement.value is None) == (outcome == "failed")
+
+
 def test_a_prompt_that_is_too_long_fails_alone():
     model = Answering(lambda text, repeat: "4")
     model.context_tokens = 600

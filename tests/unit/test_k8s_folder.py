@@ -15,9 +15,10 @@ import yaml
 
 from radit_job.config.cluster import Kubernetes
 from radit_job.config.loading import load_config
-from radit_job.config.schema import Model
+from radit_job.config.models import Model
 from radit_job.executors.kubernetes.manifest import controller_objects
 from radit_job.executors.kubernetes.permissions import PERMISSIONS
+from radit_job.model_ref import key_variable
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -88,7 +89,7 @@ def test_the_example_secrets_are_valid_and_named_as_the_settings_expect_them() -
         validate(yaml.safe_dump(secret))
         assert set(secret["stringData"].values()) == {"REPLACE-ME"}
     assert {one["metadata"]["name"] for one in secrets} == {one.secret for one in Kubernetes().env_from if one.secret}
-    assert Model.model_fields["api_key_env"].default in secrets[1]["stringData"]
+    assert key_variable(Model(provider="openai", name="gpt").ref()) in secrets[1]["stringData"]
 
 
 @needs_kubectl

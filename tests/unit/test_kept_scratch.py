@@ -12,7 +12,8 @@ import pytest
 
 from radit_job import observe
 from radit_job.errors import StoreError, Terminated
-from radit_job.models.ledger import Ledger, Usage
+from radit_job.models.cost import Usage
+from radit_job.models.ledger import Ledger
 from radit_job.store import LocalStore
 from radit_job.store.kept import kept_scratch
 from radit_job.store.scratch import MirroredScratch

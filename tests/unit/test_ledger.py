@@ -5,12 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from radit_job.errors import ConfigError, StoreError
-from radit_job.models.ledger import MERGED_FILES, Ledger, Price, Prices, Usage
+from radit_job.models.cost import Price, Prices, Spent, Usage
+from radit_job.models.ledger import Ledger, Reservation
+from radit_job.models.row_files import MERGED_FILES
 
 ONE = Usage(1, 1000, 100)
 PRICES = {"m": Price(1.0, 10.0)}  # ONE costs 0.002
@@ -48,8 +52,10 @@ def test_saving_one_by_one_leaves_few_files_and_every_answer(tmp_path: Path) -> 
     for number in range(n):
         keep(ledger, str(number))
     assert len(list(tmp_path.iterdir())) == 2 + 3
+    assert all(ledger.find(str(number)) == {"text": str(number)} for number in range(n))
     again = Ledger(tmp_path)
     assert again.spent["m"].usage.n_calls == n
+    assert all(again.find(str(number)) == {"text": str(number)} for number in range(n))
     keep(again, "one more")
     assert Ledger(tmp_path).spent["m"].usage.n_calls == n + 1
 
@@ -73,7 +79,8 @@ def test_a_process_killed_between_merging_and_deleting_counts_nothing_twice(tmp_
 KEEPER = """
 import sys, threading
 from pathlib import Path
-from radit_job.models.ledger import Ledger, Usage
+from radit_job.models.cost import Usage
+from radit_job.models.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]))
 def work(thread):
     for number in range(100_000):
@@ -164,11 +171,81 @@ def test_what_is_paid_for_twice_costs_twice_and_the_first_answer_stands(tmp_path
     assert again.spent["m"].usage.n_calls == 3
 
 
-def test_a_tuned_model_has_the_price_of_its_kind() -> None:
-    prices = Prices({"ft:gpt-x": Price(3.0), "gpt-x": Price(1.0)})
+def test_a_tuned_model_has_the_price_of_its_kind_and_no_other_name_is_cut() -> None:
+    prices = Prices({"ft:gpt-x": Price(3.0), "gpt-x": Price(1.0), "llama3": Price(0.0), "ft": Price(9.0)})
+    assert prices.of("llama3:70b") is None
+    assert prices.of("ft:gpt-y:me::7") is None
     assert prices.of("ft:gpt-x:me::7") == Price(3.0)
     assert prices.of("gpt-x") == Price(1.0)
     assert prices.of("gpt-x-large") is None
+
+
+def test_no_more_is_told_to_be_spent_than_the_files_hold(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def save(spent: Mapping[str, Spent]) -> None:
+        told.append((spent["m"].usage.n_calls, Ledger(tmp_path).spent["m"].usage.n_calls))
+
+    ledger = Ledger(tmp_path, prices=PRICES, save=save)
+
+    def work(thread: int) -> None:
+        for number in range(15):
+            keep(ledger, f"{thread}-{number}")
+            ledger.save()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told[-1] == (120, 120)
+    assert all(said == held for said, held in told)
+
+
+def test_what_is_booked_counts_and_is_no_answer_until_one_is_kept(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, prices=PRICES, budget_usd=0.006)
+    ledger.book("job", ledger.reserve("m", Usage(1, 2000, 200)), Usage(1, 2000, 200))
+    ledger.book("lost", ledger.reserve("m", ONE), Usage(1, 500, 0))
+    for seen in (ledger, Ledger(tmp_path, prices=PRICES, budget_usd=0.006)):
+        assert seen.find("job") is None
+        assert seen.spent["m"].usage == Usage(2, 2500, 200)
+        assert seen.spent["m"].usd == pytest.approx(0.0045)
+        with pytest.raises(ConfigError):
+            seen.reserve("m", ONE)
+    again = Ledger(tmp_path, prices=PRICES, budget_usd=0.006)
+    again.keep("job", "ended", Reservation("m", 0.0), Usage())  # it failed, and cost nothing
+    again.book("job", Reservation("m", 0.0), ONE)  # too late
+    for seen in (again, Ledger(tmp_path, prices=PRICES, budget_usd=0.006)):
+        assert seen.find("job") == "ended"
+        assert seen.spent["m"].usage == Usage(1, 500, 0)
+        assert seen.spent["m"].usd == pytest.approx(0.0005)
+        seen.reserve("m", ONE)
+
+
+def test_booked_again_under_its_key_it_counts_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, prices=PRICES)
+    for n_tokens in (900, 1000):
+        ledger.book("job", ledger.reserve("m", ONE), Usage(0, 0, n_tokens))
+    for number in range(MERGED_FILES):
+        keep(ledger, str(number), Usage(1))
+    assert ledger.spent == Ledger(tmp_path, prices=PRICES).spent
+    assert ledger.spent["m"].usage == Usage(MERGED_FILES, 0, 1000)
+
+
+def test_answers_stay_in_the_files_and_not_in_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        ledger = Ledger(tmp_path)
+        for number in range(80):
+            ledger.keep(str(number), f"{number} " + "x" * 100_000, ledger.reserve("m", ONE), ONE)
+        again = Ledger(tmp_path)
+        held_bytes, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 1e6
+    assert most_bytes < 3e6
+    for seen in (ledger, again):
+        assert all(str(seen.find(str(number))).startswith(f"{number} x") for number in range(80))
 
 
 def test_rows_are_plain_json_lines(tmp_path: Path) -> None:

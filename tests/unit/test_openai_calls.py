@@ -1,5 +1,6 @@
 """Many calls against a server that misbehaves: none lost, none paid twice, and what is final stops the rest."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ from radit_job import observe
 from radit_job.errors import ConfigError, InputError, RaditError, ServiceError
 from radit_job.model_ref import ModelRef
 from radit_job.models.base import Completion
-from radit_job.models.ledger import Ledger, Price
-from radit_job.models.openai_api import calls
+from radit_job.models.cost import Price
+from radit_job.models.ledger import Ledger
+from radit_job.models.openai_api import calls, endurance, patience
+from radit_job.models.openai_api.attempts import Request
 from radit_job.models.openai_api.client import Endpoint
+from radit_job.models.openai_api.failures import CallFailed
 from radit_job.models.openai_api.lm import OpenAILM
 from radit_job.records import Message
 from tests.servers.openai_server import Fault, OpenAIServer, openai_server
@@ -49,11 +55,12 @@ def events() -> Iterator[list[dict[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def _short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "FIRST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_S", 0.02)
 
 
 def lm(server: OpenAIServer, ledger: Ledger | None = None, **settings: Any) -> OpenAILM:
-    return OpenAILM.open(ModelRef("openai", MODEL, base_url=server.url, **settings), ledger or Ledger())
+    ref = ModelRef("openai", MODEL, base_url=server.url, api_key_env="OPENAI_API_KEY", **settings)
+    return OpenAILM.open(ref, ledger or Ledger())
 
 
 def question(number: int) -> list[Message]:
@@ -180,7 +187,7 @@ def test_a_server_that_stays_silent_is_given_up_after_its_patience(server: OpenA
 def test_one_request_that_fails_for_ever_ends_though_others_are_answered(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "MAX_BACKOFF_S", 0.05)
+    monkeypatch.setattr(patience, "MAX_BACKOFF_S", 0.05)
     server.change({"latency_s": 0.05})
     server.misbehave(Fault("server_error", on="chat", containing="house 3?"))
     with pytest.raises(ServiceError):
@@ -241,16 +248,98 @@ def test_lost_calls_stay_set_aside_in_the_budget(server: OpenAIServer) -> None:
     assert server.billed["chat"] <= 4
 
 
+def test_a_lost_call_is_in_the_books_of_the_next_process_too(server: OpenAIServer, tmp_path: Path) -> None:
+    server.misbehave(Fault("lost", on="chat", times=3))
+    prices = {MODEL: Price(1.0, 10.0)}
+    model = lm(server, Ledger(tmp_path, prices=prices))
+    assert are_right(ask(model, 10))
+    spent = Ledger(tmp_path, prices=prices).spent[MODEL]
+    assert spent.usage.n_calls == server.billed["chat"] == 13
+    n_prompt = max(model.n_prompt_tokens(question(number)) for number in range(10))
+    told = server.books.tokens()[MODEL]
+    assert told["completion"] < spent.usage.n_completion_tokens <= told["completion"] + 3 * 64
+    assert spent.usage.n_prompt_tokens <= 13 * n_prompt
+
+
+def test_answers_that_are_paid_for_and_useless_are_not_asked_for_again_and_again(server: OpenAIServer) -> None:
+    server.misbehave(Fault("empty_choices", on="chat"))
+    ledger = Ledger()
+    with pytest.raises(ServiceError):
+        ask(lm(server, ledger), 100)
+    most = endurance.MAX_LOST_IN_ROW * 8 + 7  # 7 under way while the last one came
+    assert server.billed["chat"] == ledger.spent[MODEL].usage.n_calls <= most
+
+
+def test_one_request_whose_answers_are_useless_ends_after_a_few(server: OpenAIServer) -> None:
+    server.change({"latency_s": 0.01})
+    server.misbehave(Fault("empty_choices", on="chat", containing="house 3?"))
+    model = lm(server)
+    with pytest.raises(ServiceError):
+        ask(model, 1000)
+    assert model.calls.n_lost == endurance.MAX_LOST
+
+
+def test_after_a_final_error_nothing_more_is_paid_for(server: OpenAIServer) -> None:
+    server.change({"latency_s": 0.1})
+    server.misbehave(Fault("forbidden", on="chat", times=1))
+    n_prompt = lm(server).n_prompt_tokens(question(1))
+    budget_usd = (1.5 * n_prompt * 1.0 + 64 * 10.0) / 1e6  # for one call; the others wait for what it does not need
+    with pytest.raises(InputError):
+        ask(lm(server, Ledger(prices={MODEL: Price(1.0, 10.0)}, budget_usd=budget_usd)), 8)
+    assert server.billed["chat"] == 0
+    assert len(server.requests) == 1
+
+
+class OneAtATime(BaseHTTPRequestHandler):
+    """A healthy server that takes one call at a time and says to all others that it is busy, and not until when."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet, or each answer would wait for an acknowledgement
+    free = threading.Lock()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.free.acquire(blocking=False):
+            time.sleep(0.02)
+            self.answer(200, {"choices": [{"message": {"content": body["messages"][0]["content"]}}]})
+            self.free.release()
+        else:
+            self.answer(429, {"error": {"message": "busy"}})
+
+    def answer(self, status: int, plain: Any) -> None:
+        data = json.dumps(plain).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_a_slow_healthy_server_that_is_busy_most_of_the_time_is_not_given_up() -> None:
+    http = ThreadingHTTPServer(("127.0.0.1", 0), OneAtATime)
+    threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{http.server_port}/v1"
+        model = OpenAILM.open(ModelRef("openai", MODEL, base_url=url, concurrency=16, patience_s=1.5), Ledger())
+        ask(model, 1)  # loads what takes a while
+        assert are_right(ask(model, 80))
+    finally:
+        http.shutdown()
+        http.server_close()
+
+
 def test_requests_are_made_when_it_is_their_turn(server: OpenAIServer) -> None:
     server.misbehave(Fault("server_error", on="chat"))
     n_made = 0
 
-    def made() -> Iterator[calls.Request]:
+    def made() -> Iterator[Request]:
         nonlocal n_made
         while True:
             n_made += 1
             body = model._chat_body(question(n_made), 64, 0.0, 0, None)
-            yield calls.Request(str(n_made), body, lambda: 10, 64)
+            yield Request(str(n_made), body, lambda: 10, 64)
 
     model = lm(server, patience_s=0.5, concurrency=2)
     with pytest.raises(ServiceError):
@@ -259,7 +348,7 @@ def test_requests_are_made_when_it_is_their_turn(server: OpenAIServer) -> None:
 
 
 def test_an_error_while_making_a_request_is_raised_as_it_is(server: OpenAIServer) -> None:
-    def made() -> Iterator[calls.Request]:
+    def made() -> Iterator[Request]:
         raise RuntimeError("no such row")
         yield
 
@@ -287,7 +376,9 @@ from radit_job.models.ledger import Ledger
 from radit_job.models.openai_api.lm import OpenAILM
 from radit_job.records import Message
 url, folder, template = sys.argv[1:]
-model = OpenAILM.open(ModelRef("openai", "gpt-4o-mini", base_url=url), Ledger(Path(folder)))
+model = OpenAILM.open(
+    ModelRef("openai", "gpt-4o-mini", base_url=url, api_key_env="OPENAI_API_KEY"), Ledger(Path(folder))
+)
 model.complete([[Message("user", template.format(number=number))] for number in range(100)], max_new_tokens=64)
 print("done", flush=True)
 """
@@ -336,22 +427,23 @@ def test_an_interrupt_ends_it_promptly_and_loses_nothing_that_was_kept(server: O
     _, errors = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in errors
     assert time.monotonic() - began_s < calls.GRACE_S + 5
-    kept = Ledger(tmp_path).spent[MODEL].usage.n_calls
+    rows = [json.loads(line) for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
     n_delivered = sum(row.delivered and row.billed for row in server.requests)
-    assert kept == n_delivered
+    assert sum("is_open" not in row for row in rows) == n_delivered
+    assert Ledger(tmp_path).spent[MODEL].usage.n_calls == server.billed["chat"]  # those that hung may be charged
 
 
 def test_single_calls_are_patient_by_the_same_rules(server: OpenAIServer) -> None:
-    ref = ModelRef("openai", MODEL, base_url=server.url)
+    ref = ModelRef("openai", MODEL, base_url=server.url, api_key_env="OPENAI_API_KEY")
     endpoint = Endpoint.open(ref)
     server.misbehave(Fault("server_error", on="models", times=2))
-    assert MODEL in calls.patiently(endpoint.models, ref)
+    assert MODEL in patience.patiently(endpoint.models, ref)
     server.misbehave(Fault("forbidden", on="models"))
     with pytest.raises(InputError, match="access"):
-        calls.patiently(endpoint.models, ref)
+        patience.patiently(endpoint.models, ref)
     server.misbehave(Fault("lost", on="models", times=1))
-    with pytest.raises(calls.CallFailed):
-        calls.patiently(endpoint.models, ref, once_sent=True)
+    with pytest.raises(CallFailed):
+        patience.patiently(endpoint.models, ref, once_sent=True)
     server.misbehave(Fault("unavailable", on="models"))
     with pytest.raises(RaditError):
-        calls.patiently(endpoint.models, ModelRef("openai", MODEL, base_url=server.url, patience_s=0.2))
+        patience.patiently(endpoint.models, replace(ref, patience_s=0.2))

@@ -11,8 +11,11 @@ from radit_job.errors import InputError
 from radit_job.model_ref import ModelRef
 from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder
-from radit_job.models.openai_api import calls, embedder
+from radit_job.models.openai_api import embedder, patience
+from radit_job.models.openai_api.attempts import Request
+from radit_job.models.openai_api.client import Reply
 from radit_job.models.openai_api.embedder import OpenAIEmbedder
+from radit_job.models.openai_api.failures import CallFailed
 from tests.servers.openai_server import Fault, OpenAIServer, openai_server
 from tests.servers.openai_server.embedding import embed
 
@@ -22,14 +25,15 @@ TEXTS = [f"the colour of house number {number} is a shade of grey {number * numb
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
-    monkeypatch.setattr(calls, "FIRST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(patience, "FIRST_BACKOFF_S", 0.02)
     with openai_server() as running:
         monkeypatch.setenv("OPENAI_API_KEY", running.key)
         yield running
 
 
 def open_it(server: OpenAIServer, ledger: Ledger | None = None, **settings: Any) -> OpenAIEmbedder:
-    return OpenAIEmbedder.open(ModelRef("openai", MODEL, base_url=server.url, **settings), ledger or Ledger())
+    ref = ModelRef("openai", MODEL, base_url=server.url, api_key_env="OPENAI_API_KEY", **settings)
+    return OpenAIEmbedder.open(ref, ledger or Ledger())
 
 
 def test_vectors_come_in_the_order_of_the_texts_with_length_one(server: OpenAIServer) -> None:
@@ -48,7 +52,7 @@ def test_vectors_come_in_the_order_of_the_texts_with_length_one(server: OpenAISe
 
 
 def test_the_dimension_is_asked_for_when_nothing_else_was(server: OpenAIServer) -> None:
-    model = open_embedder(ModelRef("openai", MODEL, base_url=server.url))
+    model = open_embedder(ModelRef("openai", MODEL, base_url=server.url, api_key_env="OPENAI_API_KEY"))
     assert model.dimension == 256
     assert server.billed["embeddings"] == 1
     assert model.embed_queries([]).shape == (0, 256)
@@ -105,7 +109,7 @@ def test_a_text_that_is_too_long_stops_with_the_servers_words(server: OpenAIServ
 )
 def test_vectors_that_make_no_sense_are_a_broken_answer(data: list[Any], server: OpenAIServer) -> None:
     model = open_it(server)
-    request = calls.Request("key", {"input": ["one", "two"]}, lambda: 2)
-    with pytest.raises(calls.CallFailed) as told:
-        model._service.read(request, 2, calls.Reply({"data": data}, {}))
+    request = Request("key", {"input": ["one", "two"]}, lambda: 2)
+    with pytest.raises(CallFailed) as told:
+        model._service.read(request, 2, Reply({"data": data}, {}))
     assert told.value.may_be_billed

@@ -6,7 +6,14 @@ import pytest
 
 from radit_job.errors import InputError, ServiceError
 from radit_job.model_ref import ModelRef
-from radit_job.models.openai_api.failures import CallFailed, from_response, in_words, may_pass, retry_after_s
+from radit_job.models.openai_api.failures import (
+    CallFailed,
+    from_response,
+    in_words,
+    may_pass,
+    request_in_words,
+    retry_after_s,
+)
 
 KEY = "sk-canary-0123456789"
 REF = ModelRef("openai", "gpt-x", base_url="http://models.example/v1", api_key_env="MY_KEY")
@@ -82,6 +89,14 @@ def test_the_key_is_hidden_wherever_the_server_repeats_it(said: str) -> None:
     assert "[key]" in message or message.endswith("…")
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_key_and_gets_none_says_where_to_name_it(status: int) -> None:
+    error = in_words(told(status, ""), ModelRef("openai", "gpt-x", base_url="http://models.example/v1"))
+    assert "wants a key" in error.what and "api_key_env" in str(error.todo)
+    own = in_words(told(status, ""), ModelRef("openai", "gpt-x"))
+    assert "OPENAI_API_KEY" in str(own.todo)
+
+
 def test_a_placeholder_is_no_secret() -> None:
     assert from_response(400, {}, '{"error": "there is none"}', "none").message == "there is none"
 
@@ -108,3 +123,13 @@ def test_a_gateway_that_gave_up_may_have_been_billed_and_a_refusal_not() -> None
 )
 def test_how_long_the_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers, NOW) == seconds
+
+
+def test_a_text_that_is_refused_is_shown_from_its_end():
+    body = {"messages": [{"role": "user", "content": "Context. " * 50 + "\nQuery: Who is Ann?\nAnswer: "}]}
+    said = request_in_words(CallFailed(400, "content_filter", "filtered"), body)
+    assert said.endswith("Query: Who is Ann? Answer:)") and len(said) < 180
+    assert request_in_words(CallFailed(400, "context_length_exceeded", "x"), {"input": ["a", "b c"]}).endswith(
+        "'b c'])"
+    )
+    assert request_in_words(CallFailed(401, None, "key"), body) == ""

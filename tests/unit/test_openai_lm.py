@@ -1,6 +1,7 @@
 """A served language model: what is sent, what is made of the answers, and what the books say."""
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +16,9 @@ from radit_job.errors import ConfigError, InputError
 from radit_job.model_ref import OPENAI_URL, ModelRef
 from radit_job.models.base import AnswerScore
 from radit_job.models.chat import ChatFormat
+from radit_job.models.cost import Price, Usage
 from radit_job.models.huggingface import HuggingFaceLM
-from radit_job.models.ledger import Ledger, Price, Usage
+from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_generator
 from radit_job.models.openai_api.lm import OpenAILM
 from radit_job.records import Message
@@ -137,7 +139,7 @@ def test_what_is_made_of_an_answer(reply: Json, text: str, reason: str, script: 
     "broken", [{}, {"choices": []}, {"choices": [{}]}, {"choices": None}, chat(None, reason=None), {"choices": ["a"]}]
 )
 def test_an_answer_that_is_none_is_asked_for_again(broken: Json, script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("radit_job.models.openai_api.calls.FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("radit_job.models.openai_api.patience.FIRST_BACKOFF_S", 0.01)
     script.reply = lambda path, body: (200, broken if len(script.got) < 3 else chat("fine"))
     (answer,) = lm(script).complete([HELLO], max_new_tokens=9)
     assert answer.text == "fine"
@@ -158,7 +160,8 @@ OWN = {"prompt_tokens": 18, "completion_tokens": 2}
         ({"prompt_tokens": 0, "completion_tokens": 0}, None, 1),
         ({"prompt_tokens": "20", "completion_tokens": 3}, None, 1),
         ({"prompt_tokens": 10**9, "completion_tokens": 3}, None, 1),
-        ({"prompt_tokens": 20, "completion_tokens": 10}, None, 1),  # more than was allowed
+        ({"prompt_tokens": 20, "completion_tokens": 5000}, Usage(2, 40, 10_000), 1),  # more than was allowed: thoughts
+        ({"prompt_tokens": 20, "completion_tokens": 10**9}, None, 1),
         ({"prompt_tokens": True, "completion_tokens": 3}, None, 1),
         ({"prompt_tokens": 200, "completion_tokens": 3}, Usage(2, 400, 6), 1),  # may be, so it is only said
     ],
@@ -246,6 +249,49 @@ def test_a_server_that_refuses_everything_is_not_asked_for_ever(script: Any) -> 
     assert len(script.got) < 10
 
 
+def no_limit(body: Json) -> tuple[int, Json]:
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in body:
+            return refuse(f"Unsupported parameter: '{name}'", name, "unsupported_parameter")
+    return 200, chat("fine", usage={"prompt_tokens": 20, "completion_tokens": 5000})
+
+
+def test_an_answer_without_a_limit_is_booked_as_long_as_it_was(script: Any) -> None:
+    script.reply = lambda path, body: no_limit(body)
+    ledger = Ledger()
+    lm(script, ledger).complete([HELLO], max_new_tokens=9)
+    assert ledger.spent["gpt-4o-mini"].usage == Usage(1, 20, 5000)
+
+
+def test_with_a_budget_the_limit_is_not_given_up(script: Any) -> None:
+    script.reply = lambda path, body: no_limit(body)
+    ledger = Ledger(prices={"gpt-4o-mini": Price(1.0, 1.0)}, budget_usd=1.0)
+    with pytest.raises(ConfigError) as told:
+        lm(script, ledger).complete([HELLO], max_new_tokens=9)
+    assert told.value.where == "spending.budget_usd"
+    assert not ledger.spent
+
+
+def test_a_forms_schema_counts_as_prompt(script: Any) -> None:
+    script.reply = lambda path, body: (200, chat("fine", usage="missing"))
+    ledger = Ledger()
+    model = lm(script, ledger)
+    model.complete([HELLO], max_new_tokens=9, response_format=FORM)
+    n_schema = model.tokens.n_text(json.dumps(FORM))
+    assert n_schema > 15
+    assert ledger.spent["gpt-4o-mini"].usage.n_prompt_tokens == model.n_prompt_tokens(HELLO) + n_schema
+
+
+def test_where_no_usage_is_told_and_the_count_is_an_estimate_the_most_is_booked(script: Any) -> None:
+    script.reply = lambda path, body: (200, chat("a fine answer", usage="missing"))
+    ledger = Ledger()
+    model = lm(script, ledger, "some-model")
+    (answer,) = model.complete([HELLO], max_new_tokens=9)
+    n_prompt, n_answer = model.n_prompt_tokens(HELLO), model.n_answer_tokens("a fine answer")
+    assert (answer.n_prompt_tokens, answer.n_completion_tokens) == (n_prompt, n_answer)
+    assert ledger.spent["some-model"].usage == Usage(1, math.ceil(2.5 * n_prompt), 9)
+
+
 def test_openai_itself_is_told_max_completion_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-used")
     model = OpenAILM.open(ModelRef("openai", "gpt-4o-mini", base_url=OPENAI_URL), Ledger())
@@ -257,13 +303,14 @@ def test_openais_key_must_be_there_and_other_servers_need_none(monkeypatch: pyte
     with pytest.raises(ConfigError) as told:
         open_generator(ModelRef("openai", "gpt-4o-mini"))
     assert told.value.where == "OPENAI_API_KEY"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary with a space")  # not looked at for another server
     assert lm(script).complete([HELLO], max_new_tokens=9)[0].text == "fine"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary with a space")
     with pytest.raises(ConfigError) as told:
-        lm(script)
+        lm(script, api_key_env="OPENAI_API_KEY")
     assert "canary" not in str(told.value)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary\n")  # as `echo` writes it into a file
-    lm(script).complete([HELLO], max_new_tokens=9)
+    lm(script, api_key_env="OPENAI_API_KEY").complete([HELLO], max_new_tokens=9)
 
 
 def test_the_budget_is_held_by_what_a_prompt_can_have_where_its_tokens_are_an_estimate(script: Any) -> None:

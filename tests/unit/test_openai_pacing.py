@@ -2,7 +2,7 @@
 
 import pytest
 
-from radit_job.models.openai_api.pacing import Pace, duration_s
+from radit_job.models.openai_api.pacing import Pace, Width, duration_s
 
 
 class Clock:
@@ -128,3 +128,20 @@ def test_a_short_wait_is_taken_for_all() -> None:
     pace = Pace(None, None, clock)
     pace.refused(0.05)
     assert pace.take(1) == pytest.approx(0.05)
+
+
+def test_fewer_calls_go_at_once_for_each_refusal_and_more_again_with_answers() -> None:
+    width = Width(4)
+    for _ in range(9):
+        width.refused()
+    assert width.n_calls == 1
+    for _ in range(30):
+        width.answered()
+    assert width.n_calls == 4
+
+
+def test_a_tenth_refused_among_many_answers_takes_no_width() -> None:
+    width = Width(8)
+    for number in range(200):
+        width.refused() if number % 10 == 0 else width.answered()
+    assert width.n_calls >= 7

@@ -2,10 +2,15 @@ import json
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from radit_job.config.schema import JUDGED_METRICS, ArmName
 from radit_job.records import (
+    CLOSED_BOOK_ARMS,
+    NEED_CONTEXT,
+    TUNED_ARMS,
     Chunk,
     DocumentRow,
     Dropped,
@@ -80,3 +85,8 @@ def test_writing_and_reading_stream(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak_bytes < 2_000_000
+
+
+def test_what_is_told_apart_by_an_arms_or_a_metrics_name_has_such_names() -> None:
+    assert set(get_args(ArmName)) > CLOSED_BOOK_ARMS | TUNED_ARMS
+    assert set(JUDGED_METRICS) > NEED_CONTEXT

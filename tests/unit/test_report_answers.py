@@ -75,6 +75,8 @@ def test_the_sources_come_from_an_arm_that_retrieved():
         (("closed_book", "lm"), ("lm", "closed_book")),
         (("closed_book", "base"), ("base", "closed_book")),
         (("base",), ("base", None)),
+        (("lm_closed_book", "base", "closed_book"), ("lm_closed_book", "closed_book")),
+        (("closed_book", "base", "lm", "lm_closed_book"), ("lm", "base")),
     ],
 )
 def test_the_arms_that_are_compared(arms, expected):

@@ -53,6 +53,22 @@ def test_the_headline_adds_what_a_prompt_alone_gives():
     assert f"A few-shot prompt alone gives +0.07 [−0.01, 0.15]: {NO_CLAIM}." in headline(Results(plain(BOTH, pairs)))
 
 
+def test_without_retrieval_the_tuned_lm_is_held_against_the_base_lm_without_it():
+    rows = [
+        mean("closed_book", "token_f1", 0.3, 0.2, 0.4),
+        mean("base", "token_f1", 0.5, 0.4, 0.6),
+        mean("lm_closed_book", "token_f1", 0.6, 0.5, 0.7),
+    ]
+    pairs = [
+        pair("few_shot", "base", "token_f1", 0.07, 0.01, 0.15),
+        pair("lm_closed_book", "closed_book", "token_f1", 0.3, 0.2, 0.4),
+    ]
+    assert headline(Results(plain(rows, pairs))) == (
+        "Tuned LM against base, both without retrieved chunks, on 38 held-out questions: "
+        "token F1 0.30 → 0.60, a difference of +0.30 [0.20, 0.40]."
+    )
+
+
 def test_an_interval_that_includes_zero_is_no_claim():
     results = Results(plain(BOTH, [pair("lm", "base", "token_f1", 0.05, -0.015, 0.09)]))
     assert NO_CLAIM in headline(results)
@@ -109,6 +125,18 @@ def test_over_fitting_is_said_when_the_intervals_part():
     assert by_rows["together"]["Over-fitting"].verdict == "note"
 
 
+def test_few_questions_are_no_sign_of_over_fitting_nor_of_anything():
+    rows = [
+        mean("lm", "token_f1", 0.49, 0.4, 0.58, n=7),
+        mean("lm", "token_f1", 0.8, 0.7, 0.9, split="train", n=16),
+    ]
+    found = {finding.topic: finding for finding in findings(Results(plain(rows)))}
+    assert found["Over-fitting"].verdict == "note" and "too few questions for a claim" in found["Over-fitting"].text
+    assert found["Sample"].text == "7 held-out questions: too few for any claim."
+    more = {finding.topic: finding for finding in findings(Results(plain([{**row, "n": 8} for row in rows])))}
+    assert "only large differences can be told from chance" in more["Sample"].text
+
+
 def test_failed_questions_are_named():
     rows = [mean("base", "token_f1", 0.24, 0.2, 0.28), mean("lm", "token_f1", 0.49, 0.4, 0.58, n=35, n_failed=3)]
     assert any(f.topic == "Failures" and "tuned LM 3" in f.text for f in findings(Results(plain(rows))))
@@ -121,6 +149,9 @@ def test_failed_questions_are_named():
         ([mean("base", "token_f1", None, None, None, n=0)], "nothing to compare"),
         (BOTH[:1], "no tuned LM was evaluated"),
         (BOTH[1:], "no base LM to compare it with"),
+        ([BOTH[0], mean("lm_closed_book", "token_f1", 0.4, 0.3, 0.5)], "with retrieved chunks and the other without"),
+        ([BOTH[1], mean("closed_book", "token_f1", 0.1, 0.0, 0.2)], "with retrieved chunks and the other without"),
+        (BOTH, "no question was measured for both"),
         ([mean("base", "token_f1", None, None, None, n=0, n_failed=4)], "nothing could be measured"),
     ],
 )

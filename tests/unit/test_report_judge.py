@@ -68,7 +68,11 @@ def test_a_preference_is_held_against_even():
         ({"preference": COUNTS | {"first_position_share": 0.3}}, "stands second"),
         (
             {"asked": {"faithfulness": {"n": 100, "n_failed": 6, "reasons": {}}}},
-            "6 of 100 judgements of faithfulness failed",
+            "6 of 100 judgements of faithfulness failed: ",
+        ),
+        (
+            {"asked": {"faithfulness": {"n": 100, "n_failed": 6, "reasons": {"no score": 2, "a content filter": 4}}}},
+            "6 of 100 judgements of faithfulness failed (most often: a content filter): ",
         ),
         ({}, None),
         ({"repeated": None, "preference": None, "asked": {}}, None),

@@ -92,6 +92,23 @@ def test_nothing_is_marked_on_few_questions():
     text = printed(results_table(results(n=3)))
     assert "0.28*" not in text
     assert "too few" in text
+    assert "excludes 0" not in text  # the intervals do
+
+
+def test_the_legend_says_of_each_sample_what_is_true():
+    def legend(*samples):
+        plain = results(metrics=("token_f1",))
+        pairs = [plain["pairs"][0] | {"low": low, "high": high, "n": n} for low, high, n in samples]
+        return " ".join(printed(results_table(plain | {"pairs": pairs})).split("(lower): lower is better.")[1].split())
+
+    none = "interval excludes 0: no difference one could claim."
+    few = "Fewer than 8 questions: too few for a claim."
+    assert legend((-0.1, 0.2, 38)) == f"No difference's {none}"
+    assert legend((0.1, 0.2, 7)) == legend((-0.1, 0.2, 7)) == few
+    assert legend((0.1, 0.2, 7), (-0.1, 0.2, 8)) == (
+        f"No difference's interval on 8 or more questions excludes 0: no difference one could claim. {few}"
+    )
+    assert legend((0.1, 0.2, 8)) == "*: the difference's interval excludes 0."
 
 
 def test_without_pairs_or_rows_the_table_still_prints():

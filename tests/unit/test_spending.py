@@ -17,10 +17,11 @@ from radit_job.config.schema import Config
 from radit_job.config.slices import AnswerSlice
 from radit_job.errors import ConfigError, Interrupted, StageFailed, StoreError
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
-from radit_job.models.ledger import Price, Prices, Spent, Usage
+from radit_job.models.cost import Price, Prices, Spent, Usage
 from radit_job.pipeline.catalog import CATALOG
 from radit_job.pipeline.collect import unreferenced
 from radit_job.pipeline.controller import Controller
+from radit_job.pipeline.paid_ledger import keep_surely, open_ledger
 from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, load_run
 from radit_job.pipeline.spending import (
     Book,
@@ -29,12 +30,12 @@ from radit_job.pipeline.spending import (
     read_books,
     spent_line,
     summary,
+    total_usd,
     write_book,
 )
 from radit_job.store import LocalStore
 from radit_job.store.artifacts import publish
 from radit_job.store.shards import joined_result
-from radit_job.worker import _keep_surely, _ledger
 
 CONFIG = """
 name: paid
@@ -162,6 +163,17 @@ def test_a_killed_and_a_failed_try_count_until_the_run_is_done_and_the_next_run_
     assert load_results(bench.store, "paid")["spent"]["usd"] == 0.5
 
 
+def test_the_budget_of_a_run_in_parts_is_one_until_its_last_part_is_done(bench: Bench) -> None:
+    bench.run({"generate": 0.5}, until="generate")
+    bench.run({"answer": 0.25}, until="answer")
+    assert bench.budgets()["answer"] == 0.5
+    bench.run({"evaluate": 0.125})
+    assert bench.budgets()["evaluate"] == 0.25
+    assert load_results(bench.store, "paid")["spent"]["usd"] == 0.875
+    bench.run({"evaluate": 0.5}, "evaluate.judge_repeats=3")  # all of it was done: another run
+    assert bench.budgets()["evaluate"] == 1.0
+
+
 def test_a_budget_that_is_used_up_leaves_nothing_but_does_not_go_below(bench: Bench) -> None:
     bench.run({"generate": 1.5})
     assert bench.budgets()["answer"] == 0.0
@@ -220,7 +232,7 @@ def test_one_unknown_price_makes_the_sum_unknown_and_the_known_part_is_said() ->
     books = [Book("answer", "k", spent={"a": spent(0.5), "b": spent(None, n_calls=3)})]
     told = summary(record(answer="failed"), books)
     assert (told["usd"], told["known_usd"]) == (None, 0.5)
-    assert spent_line(told) == "Spent: an unknown sum, $0.50 of it known: no price for b (4 calls)"
+    assert spent_line(told) == "Spent: an unknown sum, $0.5000 of it known: no price for b (4 calls)"
 
 
 def test_a_run_that_pays_for_nothing_says_nothing() -> None:
@@ -258,11 +270,33 @@ def test_books_of_several_processes_stand_beside_each_other(tmp_path: Path) -> N
     assert read_books(store, "r", "evaluate") == books[-1:]
 
 
-def test_the_book_of_a_ledger_that_is_gone_is_kept_beside_the_new_one() -> None:
-    before = Book("answer", "k", spent={"m": spent(0.5, n_calls=5)})
-    assert lost_book(replace(before, spent={"m": spent(0.5, n_calls=5)}), before, 0) is None
+def test_what_a_ledger_no_longer_holds_is_kept_beside_it_and_nothing_twice() -> None:
+    before = Book("answer", "k", spent={"m": spent(0.5, n_calls=5), "n": spent(0.25, n_calls=2)})
+    assert lost_book(before, before, 0) is None
     assert lost_book(replace(before, spent={}), before, 1) == replace(before, n_lost=2)
     assert lost_book(before, None, 0) is None
+    own = replace(before, spent={"m": Spent(Usage(4, 800, 7), 0.375), "n": spent(0.5, n_calls=3)})
+    assert lost_book(own, before, 0) == replace(before, n_lost=1, spent={"m": Spent(Usage(1, 200, 3), 0.125)})
+    unpriced = replace(before, spent={"m": spent(None, n_calls=5)})
+    kept = lost_book(own, unpriced, 0)
+    assert kept is not None and total_usd([kept], Prices({"m": Price(1.0, 0.0)})) == pytest.approx(200e-6)
+    settled = replace(before, spent={"m": Spent(Usage(5, 100), 0.05), "n": before.spent["n"]})
+    assert lost_book(settled, before, 0) is None, "a job in training has cost less than was booked"
+
+
+def test_a_book_that_is_ahead_of_its_ledger_adds_only_what_the_ledger_lacks(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    spec = JobSpec("r", "answer", 1, "k" * 64, {}, (), budget_usd=1.0, prices={"m": {"input_usd": 1.0}})
+    own, usage = Book("answer", spec.key), Usage(1, 100_000)
+    ledger = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    for key in "abc":
+        ledger.keep(key, "yes", ledger.reserve("m", usage), usage)
+    write_book(store, "r", replace(own, spent={"m": Spent(Usage(4, 400_000), 0.4)}))  # and the process was killed
+    again = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    assert again.budget_usd == pytest.approx(0.9)  # 0.3 of it are in the ledger
+    books = read_books(store, "r")
+    assert total_usd(books, again.prices) == pytest.approx(0.4)
+    assert sum(book.spent["m"].usage.n_calls for book in books) == 4
 
 
 class UnsteadyStore(LocalStore):
@@ -282,36 +316,36 @@ def test_a_process_goes_on_from_its_own_ledger_and_loses_no_money_where_that_is_
     spec = JobSpec("r", "answer", 1, "k" * 64, {}, (), budget_usd=1.0, prices=prices)
     own = Book("answer", spec.key)
 
-    def open_ledger() -> Any:
-        return _ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    def opened() -> Any:
+        return open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
 
     def pay(ledger: Any, key: str) -> None:
         usage = Usage(1, 250_000)
         ledger.keep(key, "yes", ledger.reserve("m", usage), usage)
 
-    pay(open_ledger(), "a")
-    again = open_ledger()
+    pay(opened(), "a")
+    again = opened()
     assert (again.budget_usd, again.find("a"), again.spent["m"].usd) == (1.0, "yes", 0.25)
     store.drop_scratch("answer/k")
-    anew = open_ledger()
+    anew = opened()
     assert (anew.budget_usd, anew.find("a")) == (0.75, None)
     for key in "bcd":
         pay(anew, key)
     with pytest.raises(ConfigError, match="may cost"):
         pay(anew, "e")
     assert sum(book.spent["m"].usd or 0 for book in read_books(store, "r")) == 1.0
-    assert open_ledger().budget_usd == 0.75  # the lost book is not written twice
+    assert opened().budget_usd == 0.75  # the lost book is not written twice
 
 
 def test_answers_paid_before_their_price_was_known_count_against_the_budget(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     spec = JobSpec("r", "answer", 1, "k" * 64, {}, ())
     own, usage = Book("answer", spec.key), Usage(1, 750_000)
-    first = _ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    first = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
     first.keep("a", "yes", first.reserve("m", usage), usage)
     assert read_books(store, "r")[0].spent["m"].usd is None
     priced = replace(spec, budget_usd=1.0, prices={"m": {"input_usd": 1.0}})
-    second = _ledger(store, priced, own, "answer/k", store.scratch("answer/k"))
+    second = open_ledger(store, priced, own, "answer/k", store.scratch("answer/k"))
     assert read_books(store, "r")[0].spent["m"].usd == 0.75
     with pytest.raises(ConfigError, match=r"\$0.7500 of the \$1.0000"):
         second.reserve("m", usage)
@@ -320,11 +354,11 @@ def test_answers_paid_before_their_price_was_known_count_against_the_budget(tmp_
 def test_paid_answers_are_saved_again_until_the_folder_stands_still_or_the_stage_ends(tmp_path: Path) -> None:
     store = UnsteadyStore(tmp_path)
     store.n_refusals = 2
-    _keep_surely(store, "answer/k")
+    keep_surely(store, "answer/k")
     assert store.n_asked == 3
     store.n_refusals = 10**6
     with pytest.raises(StoreError, match="paid answers could not be saved"):
-        _keep_surely(store, "answer/k")
+        keep_surely(store, "answer/k")
 
 
 def test_gc_spares_the_books_and_the_paid_answers_of_a_run_that_failed(bench: Bench) -> None:

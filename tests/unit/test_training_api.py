@@ -14,8 +14,8 @@ from radit_job.errors import InputError
 from radit_job.records import Example, Message
 from radit_job.training.api_examples import TrainingData, mistakes, refuse_mistakes, training_data
 from radit_job.training.api_history import losses_of
-from radit_job.training.api_job import explain_end
 from radit_job.training.api_order import TAG, JobOrder, JobRecord, order_of
+from radit_job.training.api_wait import explain_end
 
 SYSTEM, USER, ANSWER = Message("system", "Answer."), Message("user", "Where?"), Message("assistant", "Here.")
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from radit_job.errors import ConfigError, RaditError
-from radit_job.model_ref import OPENAI_URL, ModelRef
+from radit_job.model_ref import OPENAI_URL, ModelRef, key_variable
 from radit_job.models.openai_api.failures import (
     BROKEN,
     UNREACHABLE_FOR_EVER,
     CallFailed,
     from_response,
+    hidden_within,
     without_key,
 )
 
@@ -53,10 +53,16 @@ class Endpoint:
         """Nothing is sent yet; ConfigError for a key that is missing (OpenAI's own address) or cannot be one."""
         import openai  # here, for it takes a second
 
+        from radit_job.models.openai_api.deadline import obey_deadlines
+
         for name in ("openai", "httpx", "httpcore"):  # they would log addresses and, for debugging, whole requests
             logging.getLogger(name).setLevel(logging.WARNING)
         key = _key(ref)
-        client = openai.OpenAI(api_key=key, base_url=ref.base_url, max_retries=0, timeout=ref.timeout_s)
+        http_client = openai.DefaultHttpxClient()
+        obey_deadlines(http_client)
+        client = openai.OpenAI(
+            api_key=key, base_url=ref.base_url, max_retries=0, timeout=ref.timeout_s, http_client=http_client
+        )
         return cls(client, key, ref.timeout_s)
 
     def close(self) -> None:
@@ -91,15 +97,15 @@ class Endpoint:
 
     def create_job(self, body: dict[str, Any]) -> dict[str, Any]:
         """Create a fine-tuning job. A failure that may be billed may have made the job all the same."""
-        return self._request("POST", "/fine_tuning/jobs", body=body).body
+        return self._request("POST", "/fine_tuning/jobs", body=body, is_told=True).body
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A fine-tuning job as it stands."""
-        return self._request("GET", f"/fine_tuning/jobs/{job_id}").body
+        return self._request("GET", f"/fine_tuning/jobs/{job_id}", is_told=True).body
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
         """Cancel a fine-tuning job; returns it as it then stands."""
-        return self._request("POST", f"/fine_tuning/jobs/{job_id}/cancel", body={}).body
+        return self._request("POST", f"/fine_tuning/jobs/{job_id}/cancel", body={}, is_told=True).body
 
     def jobs(self) -> Iterator[dict[str, Any]]:
         """All fine-tuning jobs of this account, newest first."""
@@ -117,7 +123,7 @@ class Endpoint:
     def _listed(self, path: str, params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         after: dict[str, Any] = {}
         while True:
-            page = self._request("GET", path, params={"limit": PAGE, **params, **after}).body
+            page = self._request("GET", path, params={"limit": PAGE, **params, **after}, is_told=True).body
             items = _items(page)
             yield from items
             if not items or not page.get("has_more") or after == {"after": items[-1].get("id")}:
@@ -132,22 +138,28 @@ class Endpoint:
         body: dict[str, Any] | None = None,
         params: dict[str, Any] | None = None,
         timeout_s: float | None = None,
+        is_told: bool = False,
     ) -> Reply:
-        """One request and its whole answer; a body that comes in drops is cut off when the time is up."""
+        """One request and its whole answer; one that comes in drops is cut off when the time is up.
+
+        `is_told`: the answer holds the service's own words (why a job failed), which are shown and kept.
+        """
         import httpx
 
+        from radit_job.models.openai_api.deadline import ends_within
+
         timeout_s = timeout_s or self._timeout_s
-        deadline_s = time.monotonic() + timeout_s
         options: Any = {"timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, MAX_CONNECT_S))}
         client: Any = self._client  # its typed overloads know no plain response that is still to be read
-        with _told_as_call_failed(self._key):
+        with _told_as_call_failed(self._key), ends_within(timeout_s):
             if method == "GET":
                 options["params"] = params or {}
                 response = client.get(path, cast_to=httpx.Response, options=options, stream=True)
             else:
                 response = client.post(path, body=body, cast_to=httpx.Response, options=options, stream=True)
             with closing(response):
-                return Reply(_parsed(_read(response, deadline_s)), response.headers)
+                body = _parsed(response.read())
+        return Reply(hidden_within(body, self._key) if is_told else body, response.headers)
 
 
 @contextmanager
@@ -181,17 +193,6 @@ def _unanswered(error: BaseException, key: str) -> CallFailed:
     return CallFailed(None, type(error).__name__, words, None, not isinstance(error, never_sent))
 
 
-def _read(response: Any, deadline_s: float) -> bytes:
-    import httpx
-
-    parts = []
-    for part in response.iter_bytes():
-        parts.append(part)
-        if time.monotonic() > deadline_s:
-            raise httpx.ReadTimeout("the answer came too slowly")
-    return b"".join(parts)
-
-
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
         plain = json.loads(content)
@@ -219,13 +220,16 @@ def _text(response: Any) -> str:
 
 
 def _key(ref: ModelRef) -> str:
-    key = os.environ.get(ref.api_key_env, "").strip()  # a file made with echo ends in a line break
+    variable = key_variable(ref)
+    if variable is None:
+        return NO_KEY
+    key = os.environ.get(variable, "").strip()  # a file made with echo ends in a line break
     if not key and ref.base_url == OPENAI_URL:
         raise ConfigError(
             f"{ref.base_url} needs a key, and this variable is not set",
-            where=ref.api_key_env,
-            todo=f"export {ref.api_key_env}=..., or name another variable in api_key_env.",
+            where=variable,
+            todo=f"export {variable}=..., or name another variable in api_key_env.",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError("this variable's value cannot be a key", where=ref.api_key_env, todo="Set it again.")
+        raise ConfigError("this variable's value cannot be a key", where=variable, todo="Set it again.")
     return key or NO_KEY

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from radit_job import observe
+from radit_job.errors import ConfigError
 from radit_job.model_ref import OPENAI_URL, ModelRef
 from radit_job.models.openai_api.failures import CallFailed
 
@@ -32,8 +33,10 @@ CONSEQUENCES = {
 class Dialect:
     """How one served model wants its requests; may be asked from many threads."""
 
-    def __init__(self, ref: ModelRef) -> None:
+    def __init__(self, ref: ModelRef, *, has_budget: bool) -> None:
+        """`has_budget`: a call's cost must have a bound, so the limit of its answer's length is not given up."""
         self._name = ref.name
+        self._has_budget = has_budget
         self._lock = threading.Lock()
         self._dropped: set[str] = set()
         self._limit = NEWER_LIMIT if ref.base_url == OPENAI_URL else LIMIT
@@ -46,7 +49,10 @@ class Dialect:
             return {name: value for name, value in named.items() if name not in self._dropped}
 
     def adapt(self, failure: CallFailed, wanted: dict[str, Any], sent: dict[str, Any]) -> bool:
-        """Learn from a refusal; False if it is not about a field that can be spared or renamed."""
+        """Learn from a refusal; False if it is not about a field that can be spared or renamed.
+
+        ConfigError if it is the limit, by both names, and there is a budget.
+        """
         if failure.status not in REFUSALS:
             return False
         if sent != self.adapted(wanted):
@@ -61,6 +67,13 @@ class Dialect:
                 change = f"{self._limit} takes its place"
             elif name in self._dropped:
                 return True
+            elif name in (LIMIT, NEWER_LIMIT) and self._has_budget:
+                raise ConfigError(
+                    f"{self._name} takes no limit of an answer's length, so what a call costs has no bound: "
+                    f"{failure.message}",
+                    where="spending.budget_usd",
+                    todo="Drop the budget, or choose another model.",
+                )
             else:
                 self._dropped.add(name)
                 change = CONSEQUENCES[name]

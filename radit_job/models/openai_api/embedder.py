@@ -13,9 +13,11 @@ import numpy as np
 from radit_job.hashing import digest
 from radit_job.model_ref import ModelRef
 from radit_job.models.base import OnDone, Vectors
-from radit_job.models.ledger import Ledger, Usage
+from radit_job.models.cost import Usage
+from radit_job.models.ledger import Ledger
+from radit_job.models.openai_api.attempts import Request
 from radit_job.models.openai_api.billing import Bills
-from radit_job.models.openai_api.calls import Calls, Request
+from radit_job.models.openai_api.calls import Calls
 from radit_job.models.openai_api.client import Endpoint, Reply
 from radit_job.models.openai_api.dialect import Dialect
 from radit_job.models.openai_api.failures import BROKEN, CallFailed
@@ -33,7 +35,8 @@ class OpenAIEmbedder:
         self.ref = ref
         self.tokens = ServedTokens(ref)
         self.calls = Calls(ref, ledger)
-        self._service = _Embeddings(endpoint, Dialect(ref), Bills(ref.name, is_exact=self.tokens.is_exact))
+        dialect = Dialect(ref, has_budget=ledger.budget_usd is not None)
+        self._service = _Embeddings(endpoint, dialect, Bills(ref.name, margin=self.tokens.margin))
         self._dimension: int | None = None
 
     @classmethod
@@ -119,8 +122,8 @@ class _Embeddings:
             raise _broken("has vectors that are zero or no numbers")
         unit = (vectors / lengths).astype(WIRE)
         told = reply.body.get("usage")
-        usage = self._bills.usage(told, n_prompt_tokens, 0, 0)
-        return {"dimension": unit.shape[1], "vectors": base64.b64encode(unit.tobytes()).decode()}, usage
+        bill = self._bills.of(told, n_prompt_tokens, 0, 0)
+        return {"dimension": unit.shape[1], "vectors": base64.b64encode(unit.tobytes()).decode()}, bill.charged
 
 
 def _floats(embedding: Any) -> Vectors:

@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from radit_job.errors import InputError, RaditError, ServiceError
-from radit_job.model_ref import ModelRef
+from radit_job.model_ref import ModelRef, key_variable
 
 MAX_WORDS = 500  # characters of a server's message that are told
+SHOWN_REQUEST = 120  # characters of a refused request's end: the question stands there
 MIN_SECRET = 6  # characters; what is shorter ("none", "EMPTY") is a placeholder and no secret
 HIDDEN = "[key]"
 
@@ -76,6 +77,19 @@ def in_words(failure: CallFailed, ref: ModelRef) -> RaditError:
     return kind(f"{what}: {failure.message}", where=f"{ref.name} at {ref.base_url}", todo=todo)
 
 
+def request_in_words(failure: CallFailed, body: Mapping[str, Any]) -> str:
+    """How the refused request ended, where the refusal is about its text: where the user must look."""
+    if failure.code not in FILTER_CODES and not _is_too_long(failure):
+        return ""
+    messages = body.get("messages")
+    text = str(messages[-1].get("content", "")) if messages else str(body.get("input") or body.get("prompt") or "")
+    return f" (the request ends: ...{' '.join(text.split())[-SHOWN_REQUEST:]})"
+
+
+def _is_too_long(failure: CallFailed) -> bool:
+    return failure.code == "context_length_exceeded" or bool(TOO_LONG.search(failure.message))
+
+
 def _kind(failure: CallFailed, ref: ModelRef) -> tuple[str, str]:
     server = urlsplit(ref.base_url).netloc
     kept = "What came is kept; run again to go on."
@@ -83,10 +97,13 @@ def _kind(failure: CallFailed, ref: ModelRef) -> tuple[str, str]:
         return f"{server} has no quota left for this key", f"Add credit there. {kept}"
     if failure.code in FILTER_CODES:
         return f"{server} filtered the request", "Change or leave out the text that it objects to."
+    variable = key_variable(ref)
+    if failure.status in (401, 403) and variable is None:
+        return f"{server} wants a key", "Name the environment variable that holds it in api_key_env."
     if failure.status == 401:
-        return f"{server} refused the key", f"Put a valid key into {ref.api_key_env}."
+        return f"{server} refused the key", f"Put a valid key into {variable}."
     if failure.status == 403:
-        return f"{server} does not permit this", f"The key in {ref.api_key_env} needs more rights, or another place."
+        return f"{server} does not permit this", f"The key in {variable} needs more rights, or another place."
     if failure.status == 404:
         return f"{server} does not know this", "Check the model's name and its base_url."
     if failure.status is None:
@@ -94,7 +111,7 @@ def _kind(failure: CallFailed, ref: ModelRef) -> tuple[str, str]:
         return f"{server} {what}", f"Check base_url and the network. {kept}"
     if may_pass(failure):
         return f"{server} gave no answer that can be used", kept
-    if failure.code == "context_length_exceeded" or TOO_LONG.search(failure.message):
+    if _is_too_long(failure):
         return (
             f"{server} refused a prompt that is too long",
             "Set the model's context_tokens and tokenizer, or lower retrieval.k or chunking.size_tokens.",
@@ -145,11 +162,25 @@ def _plain_words(body: str) -> str:
 
 def without_key(text: str, key: str) -> str:
     """The text on one line, at most MAX_WORDS long, with the key and anything that follows `Bearer` hidden."""
+    text = " ".join(_hidden(text, key).split())
+    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
+
+
+def hidden_within(plain: Any, key: str) -> Any:
+    """JSON with the key hidden in all of its texts, as `without_key` does, and nothing cut."""
+    if isinstance(plain, str):
+        return _hidden(plain, key)
+    if isinstance(plain, list):
+        return [hidden_within(item, key) for item in plain]
+    if isinstance(plain, dict):
+        return {name: hidden_within(item, key) for name, item in plain.items()}
+    return plain
+
+
+def _hidden(text: str, key: str) -> str:
     if len(key) >= MIN_SECRET:
         text = text.replace(key, HIDDEN)
-    text = re.sub(r"(bearer\s+)(?!\[key\])[^\s'\",}\]]+", rf"\1{HIDDEN}", text, flags=re.I)
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_WORDS else f"{text[:MAX_WORDS]}…"
+    return re.sub(r"(bearer\s+)(?!\[key\])[^\s'\",}\]]+", rf"\1{HIDDEN}", text, flags=re.I)
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:

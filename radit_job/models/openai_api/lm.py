@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -10,9 +11,11 @@ from radit_job.errors import ConfigError
 from radit_job.hashing import digest
 from radit_job.model_ref import ModelRef
 from radit_job.models.base import Answered, AnswerScore, Completion, Conversation, OnDone
-from radit_job.models.ledger import Ledger, Usage
+from radit_job.models.cost import Usage
+from radit_job.models.ledger import Ledger
+from radit_job.models.openai_api.attempts import Request
 from radit_job.models.openai_api.billing import Bills
-from radit_job.models.openai_api.calls import Calls, Request
+from radit_job.models.openai_api.calls import Calls
 from radit_job.models.openai_api.client import Endpoint, Reply
 from radit_job.models.openai_api.dialect import Dialect
 from radit_job.models.openai_api.failures import BROKEN, CallFailed
@@ -29,8 +32,8 @@ class OpenAILM:
         self.ref = ref
         self.tokens = ServedTokens(ref)
         self.calls = Calls(ref, ledger)
-        dialect = Dialect(ref)
-        bills = Bills(ref.name, is_exact=self.tokens.is_exact)
+        dialect = Dialect(ref, has_budget=ledger.budget_usd is not None)
+        bills = Bills(ref.name, margin=self.tokens.margin)
         self._chat = _Chat(endpoint, dialect, bills, self.tokens)
         self._echo = _Echo(endpoint, dialect, bills)
 
@@ -76,7 +79,7 @@ class OpenAILM:
                 yield Request(
                     self._key("chat", body, repeat),
                     body,
-                    partial(self.tokens.n_prompt, conversation),
+                    partial(self._n_sent, conversation, response_format),
                     max_new_tokens,
                     self.tokens.margin,
                 )
@@ -134,6 +137,11 @@ class OpenAILM:
             for prompt, target, kept in zip(prompts, targets, found, strict=True)
         ]
 
+    def _n_sent(self, conversation: Conversation, response_format: dict[str, Any] | None) -> int:
+        """A form's schema is read as part of the prompt, and charged as such."""
+        schema = json.dumps(response_format) if response_format else ""
+        return self.tokens.n_prompt(conversation) + (self.tokens.n_text(schema) if schema else 0)
+
     def _chat_body(
         self,
         conversation: Conversation,
@@ -179,14 +187,14 @@ class _Chat:
                 raise _broken("its message has no content")
             text = ""
         n_own = self._tokens.n_text(text) + 1
-        usage = self._bills.usage(reply.body.get("usage"), n_prompt_tokens, n_own, request.max_answer_tokens)
+        bill = self._bills.of(reply.body.get("usage"), n_prompt_tokens, n_own, request.max_answer_tokens)
         answer = {
             "text": text,
             "finish_reason": FINISHED.get(str(reason), "stop"),
-            "n_prompt_tokens": usage.n_prompt_tokens,
-            "n_completion_tokens": usage.n_completion_tokens,
+            "n_prompt_tokens": bill.likely.n_prompt_tokens,
+            "n_completion_tokens": bill.likely.n_completion_tokens,
         }
-        return answer, usage
+        return answer, bill.charged
 
 
 class _Echo:
@@ -208,7 +216,7 @@ class _Echo:
         values = values[:n_prompt]
         if not all(isinstance(value, int | float) for value in values[1:]):  # before the first there is nothing
             raise _broken("a log-probability is missing")
-        return {"logprobs": [0.0, *values[1:]]}, self._bills.usage(reply.body.get("usage"), n_prompt, 1, 1)
+        return {"logprobs": [0.0, *values[1:]]}, self._bills.of(reply.body.get("usage"), n_prompt, 1, 1).charged
 
 
 def _first_choice(reply: Reply) -> dict[str, Any]:

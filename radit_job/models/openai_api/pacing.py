@@ -123,6 +123,30 @@ class Pace:
         return _Bucket(count, now_s, per_s, now_s + min(reset_s, MINUTE_S))
 
 
+class Width:
+    """How many calls may be under way, for servers that only say that they are busy, and not until when.
+
+    One less for each refusal, and up again by one for each round of answers: it settles near what the server takes at
+    once, and stays where it is when a few of many calls are refused. The caller guards it.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._level = float(most)
+
+    @property
+    def n_calls(self) -> int:
+        """At least one."""
+        return int(self._level)
+
+    def refused(self) -> None:
+        """The server was busy."""
+        self._level = max(1.0, self._level - 1)
+
+    def answered(self) -> None:
+        """A call succeeded."""
+        self._level = min(self._most, self._level + 1 / self._level)
+
+
 def _count(text: str | None) -> int | None:
     found = re.fullmatch(r"\s*(-?\d{1,15})\s*", text or "")
     return int(found[1]) if found else None

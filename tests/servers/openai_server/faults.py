@@ -5,8 +5,9 @@ Kinds. Nothing is billed: rate_limit (429, Retry-After), server_error (500), una
 carry `param`), context_length (400), content_filter (400), refused_file (400), reset (the connection breaks).
 The work is done and billed: lost (the answer never leaves: reset), reset_mid_body, cut (a polite end in mid-body), slow
 (dribbles for `seconds`), truncated (200, JSON that ends early), html_200, wrong_usage (`mode`: zero, missing, tenfold),
-filtered (finish_reason content_filter), empty_choices, null_content, hang (nothing for `seconds`). A streamed answer
-keeps its usage and content: there only the kinds before wrong_usage, and hang, do something.
+filtered (finish_reason content_filter), empty_choices, null_content, only_thoughts (no content, finish_reason length:
+a reasoning model that came no further), hang (nothing for `seconds`). A streamed answer keeps its usage and content:
+there only the kinds before wrong_usage, and hang, do something.
 Of fine-tuning jobs: job_fails (`code`, `message`; the job is created, and fails while it runs), job_stalls (no end).
 """
 
@@ -29,7 +30,9 @@ _REFUSES = (
     "rate_limit server_error unavailable insufficient_quota model_not_found forbidden unsupported_parameter "
     "context_length content_filter refused_file"
 )
-_SPOILS = "lost reset_mid_body cut slow truncated html_200 wrong_usage filtered empty_choices null_content hang"
+_SPOILS = (
+    "lost reset_mid_body cut slow truncated html_200 wrong_usage filtered empty_choices null_content only_thoughts hang"
+)
 REFUSES = frozenset(_REFUSES.split())
 BEFORE_WORK = REFUSES | {"reset", "html"}
 OF_JOBS = frozenset({"job_fails", "job_stalls"})

@@ -135,13 +135,13 @@ def _change(body: Json, fault: Fault) -> None:
             body["usage"] = {name: n * factor if isinstance(n, int) else n for name, n in usage.items()}
         case "empty_choices":
             body["choices"] = []
-        case "null_content" | "filtered":
+        case "null_content" | "filtered" | "only_thoughts":
             for choice in choices:
                 if "message" in choice:
                     text = choice["message"]["content"] or ""
-                    choice["message"]["content"] = None if fault.kind == "null_content" else text[: len(text) // 3]
-                if fault.kind == "filtered":
-                    choice["finish_reason"] = "content_filter"
+                    choice["message"]["content"] = text[: len(text) // 3] if fault.kind == "filtered" else None
+                reasons = {"filtered": "content_filter", "only_thoughts": "length"}
+                choice["finish_reason"] = reasons.get(fault.kind, choice["finish_reason"])
 
 
 def _route(request: Request) -> tuple[str, Callable[[Call], Any] | None, tuple[str, ...]]:

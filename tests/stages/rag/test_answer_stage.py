@@ -114,8 +114,10 @@ def test_what_the_model_cannot_read_is_left_out_and_said(ask):
     assert failed.finish_reason == "error" and failed.answer == "" and failed.chunk_ids == ()
     assert len(whole.chunk_ids) == 3
     assert counters["n_errors"] == 2 and counters["llm_calls"] == 2
-    (warning,) = [event for event in events if event.get("level") == "warning" and event.get("arm") == "base"]
-    assert warning["n_questions"] == 3
+    warnings = [event for event in events if event.get("level") == "warning" and event.get("arm") == "base"]
+    shortened_in, cut = warnings
+    assert shortened_in["n_questions"] == 3
+    assert cut["n_cut"] == 2 and "base: 2 of 2 answers were cut at the limit of 6 tokens" in cut["message"]
 
 
 def test_a_block_that_is_done_is_not_answered_again(ask, monkeypatch):

@@ -7,7 +7,9 @@ import pytest
 from facts import PARAGRAPHS, make_config
 
 from radit_job.config.slices import EvaluateSlice
-from radit_job.models.ledger import Ledger, Price
+from radit_job.models.cost import Price
+from radit_job.models.ledger import Ledger
+from radit_job.observe import send_events_to
 from radit_job.records import Prediction, Score, read_rows, write_rows
 from radit_job.stages import evaluate
 from tests.servers.openai_server import Habits, openai_server
@@ -57,7 +59,8 @@ def evaluated(chunks, tmp_path, monkeypatch):
             monkeypatch.setenv(variable, value)
         folder, out = tmp_path / "predictions", tmp_path / name
         write_rows(folder / "predictions.jsonl", rows or list(predictions()))
-        judge = {"provider": "openai", "name": "gpt-4o-mini", "base_url": server.url, "timeout_s": 10}
+        key = {"api_key_env": "OPENAI_API_KEY"}
+        judge = {"provider": "openai", "name": "gpt-4o-mini", "base_url": server.url, "timeout_s": 10} | key
         sections = {"metrics": metrics, "arms": list(ARMS), **evaluate_section}
         config = EvaluateSlice.of(make_config(models={"judge": judge}, evaluate=sections))
         evaluate.run(config, predictions=folder, chunks=chunks, out=out, scratch=tmp_path, ledger=ledger)
@@ -118,12 +121,20 @@ def test_a_judge_that_likes_what_stands_first_prefers_nobody(evaluated):
 
 
 def test_a_judge_that_gives_no_score_is_counted_by_reason(evaluated):
-    with openai_server(habits=Habits(judge_forms=("Score: {score:g}/10\n{reason}", "{reason}"))) as server:
-        results, scores = evaluated(server, "out", metrics=["correctness"])
+    events = []
+    send_events_to(events.append)
+    try:
+        with openai_server(habits=Habits(judge_forms=("Score: {score:g}/10\n{reason}", "{reason}"))) as server:
+            results, scores = evaluated(server, "out", metrics=["correctness"])
+    finally:
+        send_events_to(lambda event: None)
     judged = [score for score in scores if score.metric == "correctness"]
     assert all(score.value is None and score.error for score in judged)
     asked = results["judge"]["asked"]["correctness"]
     assert asked["n_failed"] == asked["n"] and set(asked["reasons"]) == {"another scale than 1 to 5", "no score"}
+    (warning,) = [event["message"] for event in events if event.get("level") == "warning"]
+    commonest = max(asked["reasons"], key=asked["reasons"].get)
+    assert warning == f"correctness: {asked['n']} of {asked['n']} judgements failed, most often: {commonest}"
     assert results["judge"]["repeated"] == {"n": 0, "n_equal": 0, "mean_abs_difference": None, "n_failed": 0}
     assert {row["n"] for row in results["rows"] if row["metric"] == "correctness"} == {0}
 

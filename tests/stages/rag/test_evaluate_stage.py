@@ -9,8 +9,10 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from radit_job.config.slices import EvaluateSlice
 from radit_job.errors import InputError
+from radit_job.models.loading import open_embedder
 from radit_job.records import Chunk, Prediction, Score, read_rows, write_rows
 from radit_job.stages import evaluate
+from tests.servers.openai_server import KEY, openai_server
 
 LIGHT = ["exact_match", "token_f1", "answer_nats_per_token", "recall_at_k", "mrr"]
 
@@ -91,6 +93,24 @@ def test_semantic_similarity_orders_answers_by_meaning(folders):
     same, close, far = [score.value for score in scores if score.metric == "semantic_similarity"]
     assert same == pytest.approx(1, abs=1e-5)
     assert same > close > 0.6 > 0.4 > far
+
+
+def test_a_served_embedder_is_sent_no_empty_answer(folders, monkeypatch):
+    rows = [prediction(number, "base", text) for number, text in enumerate(["the fat of the camel", ""])]
+    with openai_server() as server:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        key = {"api_key_env": "OPENAI_API_KEY"}
+        embedder = {"provider": "openai", "name": "text-embedding-3-small", "base_url": server.url} | key
+        metrics = {"metrics": ["semantic_similarity"]}
+        counters, _, _, scores = run(folders, rows, models={"embedder": embedder}, evaluate=metrics)
+        assert server.books.n_requests["embeddings"] == 1
+    same, empty = [score.value for score in scores if score.metric == "semantic_similarity"]
+    assert same == pytest.approx(1, abs=1e-5) and empty < 0.5 and counters["n_failed"] == 0
+
+
+def test_an_empty_answer_and_a_blank_are_one_to_the_packaged_embedder():
+    empty, blank = open_embedder(make_config().models.embedder.ref()).embed_documents(["", " "])
+    assert empty.tobytes() == blank.tobytes()
 
 
 def test_metrics_that_need_no_model_import_none(folders):

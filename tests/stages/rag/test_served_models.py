@@ -19,6 +19,7 @@ from radit_job.config.slices import AnswerSlice, AugmentSlice, IndexSlice
 from radit_job.model_ref import ModelRef
 from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_local_lm
+from radit_job.observe import send_events_to
 from radit_job.rag.vector_index import VectorIndex
 from radit_job.records import Example, Prediction, read_blocks, read_rows
 from radit_job.stages import answer, augment, index
@@ -58,9 +59,10 @@ def tuned(tmp_path):
 
 
 def served_config(server, *, lm=None, answering=None, **sections):
+    at = {"provider": "openai", "base_url": server.url, "api_key_env": "OPENAI_API_KEY"}
     models = {
-        "lm": {"provider": "openai", "name": "gpt-4o-mini-2024-07-18", "base_url": server.url} | (lm or {}),
-        "embedder": {"provider": "openai", "name": "text-embedding-3-small", "base_url": server.url},
+        "lm": at | {"name": "gpt-4o-mini-2024-07-18"} | (lm or {}),
+        "embedder": at | {"name": "text-embedding-3-small"},
     }
     return make_config(
         models=models,
@@ -182,6 +184,32 @@ def test_an_answer_that_the_content_filter_cuts_is_a_failure_of_that_answer(ask,
     ] * 2
     assert all(row.error is None and row.answer for row in rows if row.question_id != "q2")
     assert counters["n_errors"] == 2 and counters["llm_calls"] == 8, "it is paid for all the same"
+
+
+@pytest.mark.parametrize(("n_questions", "warned"), [(4, ["closed_book", "base"]), (5, [])])
+def test_a_model_that_thinks_up_to_the_limit_gave_no_answer_and_many_of_them_are_warned_of(
+    ask, server, n_questions, warned
+):
+    val, train = [question(n) for n in range(n_questions)], [question(9)]
+    server.misbehave(kind="only_thoughts", on="chat", containing=PARAGRAPHS[2][1])
+    config = served_config(
+        server, answering={"max_new_tokens": 200}, evaluate={"arms": ["closed_book", "base"], "train_sample": 0}
+    )
+    events = []
+    send_events_to(events.append)
+    try:
+        counters, rows = ask(config, val, train)
+    finally:
+        send_events_to(lambda event: None)
+    cut = [row for row in rows if row.question_id == "q2"]
+    assert [(row.answer, row.finish_reason) for row in cut] == [("", "length")] * 2
+    assert all("the limit of 200 tokens was used up before any text came" in row.error for row in cut)
+    assert all(row.error is None and row.answer for row in rows if row.question_id != "q2")
+    assert counters["n_errors"] == 2 and counters["llm_calls"] == 2 * n_questions
+    warnings = [event for event in events if event.get("level") == "warning"]
+    assert [event["arm"] for event in warnings] == warned
+    assert all("1 of 4 answers were cut at the limit of 200 tokens" in event["message"] for event in warnings)
+    assert all("1 of them before any text came" in event["message"] for event in warnings)
 
 
 def test_separate_goes_on_with_the_answers_that_were_not_cut(ask, server):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from radit_job import observe
-from radit_job.config.schema import Model
+from radit_job.config.models import Model
 from radit_job.config.slices import GenerateSlice
 from radit_job.errors import InputError
 from radit_job.jobs import Shard
@@ -53,7 +53,8 @@ def config(writer, **questions):
 
 
 def served(server, **more):
-    return {"provider": "openai", "name": "gpt-4o-mini", "base_url": server.url, **more}
+    served = {"provider": "openai", "name": "gpt-4o-mini", "base_url": server.url, "api_key_env": "OPENAI_API_KEY"}
+    return served | more
 
 
 def run(settings, chunks, folder, **how):
@@ -114,6 +115,7 @@ def test_shards_write_together_what_one_process_writes(tmp_path, chunks, server,
 
 def test_a_model_in_this_process_goes_on_where_it_was_killed(tmp_path, chunks, tiny_lm_folder, monkeypatch):
     """The tiny model writes only junk: every answer is counted, and the block ends after its first round."""
+    monkeypatch.setattr(generate, "_refuse_nothing", lambda blocks: None)
     monkeypatch.setattr(asking, "KEPT_TOGETHER", 8)
     monkeypatch.setattr("radit_job.rag.pair_writing.TOKENS_PER_PAIR", 8)
     settings = config(Model(provider="huggingface", name=str(tiny_lm_folder)), writing="pairs", limit=20)
@@ -163,3 +165,10 @@ def test_too_few_chunks_fail_before_anything_is_paid(tmp_path, server):
     with pytest.raises(InputError, match="only 1 chunks can be asked about"):
         run(config(served(server)), tmp_path / "chunks", tmp_path)
     assert not server.requests
+
+
+def test_a_model_that_writes_nothing_leaves_no_artifact_and_is_said_why(tmp_path, chunks, server):
+    server.misbehave(kind="null_content", on="chat", share=1)
+    with pytest.raises(InputError, match=r"no pair that can be used \(\d+ x unreadable\)"):
+        run(config(served(server), limit=12), chunks, tmp_path)
+    assert not list((tmp_path / "out").iterdir())

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from radit_job import observe
-from radit_job.config.schema import Config, Model
+from radit_job.config.models import Model
+from radit_job.config.schema import Config
 from radit_job.config.slices import GenerateSlice, SplitSlice
 from radit_job.errors import InputError
 from radit_job.jobs import Shard
@@ -275,6 +276,7 @@ def test_the_packaged_model_writes_questions_that_find_their_sentences(tmp_path,
 def test_a_killed_run_keeps_its_finished_rounds(tmp_path, tiny_lm_folder, monkeypatch):
     """The tiny model writes no question, but what it wrote is in dropped.jsonl, word for word."""
     monkeypatch.setattr(generate, "MIN_PAIRS", 0)
+    monkeypatch.setattr(generate, "_refuse_nothing", lambda blocks: None)
     monkeypatch.setattr(question_writing, "SENTENCES_PER_ROUND", 3)
     monkeypatch.setattr(question_writing, "N_SAMPLES", 2)
     rows = [chunk(f"d{number}", 0, text) for number, text in enumerate(WRITTEN_FROM)]
