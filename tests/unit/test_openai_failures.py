@@ -125,11 +125,14 @@ def test_how_long_the_server_asks_to_wait(headers: dict[str, str], seconds: floa
     assert retry_after_s(headers, NOW) == seconds
 
 
-def test_a_text_that_is_refused_is_shown_from_its_end():
-    body = {"messages": [{"role": "user", "content": "Context. " * 50 + "\nQuery: Who is Ann?\nAnswer: "}]}
-    said = request_in_words(CallFailed(400, "content_filter", "filtered"), body)
-    assert said.endswith("Query: Who is Ann? Answer:)") and len(said) < 180
-    assert request_in_words(CallFailed(400, "context_length_exceeded", "x"), {"input": ["a", "b c"]}).endswith(
-        "'b c'])"
+def test_of_a_text_that_is_refused_the_passage_and_the_end_are_shown():
+    prompt = (
+        "Context is below.\n--------\nAnn lives in Rome. " + "More. " * 50 + "\n--------\nQuery: Who is Ann?\nAnswer: "
     )
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    said = request_in_words(CallFailed(400, "content_filter", "filtered"), body)
+    assert said.startswith(" (its passage begins: Ann lives in Rome. More.")
+    assert said.endswith("Query: Who is Ann? Answer:)") and len(said) < 240
+    said = request_in_words(CallFailed(400, "context_length_exceeded", "x"), {"input": ["a", "b c"]})
+    assert said == " (the request ends: ...['a', 'b c'])"
     assert request_in_words(CallFailed(401, None, "key"), body) == ""

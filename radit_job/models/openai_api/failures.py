@@ -19,7 +19,8 @@ from radit_job.errors import InputError, RaditError, ServiceError
 from radit_job.model_ref import ModelRef, key_variable
 
 MAX_WORDS = 500  # characters of a server's message that are told
-SHOWN_REQUEST = 120  # characters of a refused request's end: the question stands there
+SHOWN_REQUEST = 80  # characters of a refused request's passage and of its end
+RULE = re.compile(r"-{5,}")  # stands before and behind the passage in a prompt
 MIN_SECRET = 6  # characters; what is shorter ("none", "EMPTY") is a placeholder and no secret
 HIDDEN = "[key]"
 
@@ -78,12 +79,15 @@ def in_words(failure: CallFailed, ref: ModelRef) -> RaditError:
 
 
 def request_in_words(failure: CallFailed, body: Mapping[str, Any]) -> str:
-    """How the refused request ended, where the refusal is about its text: where the user must look."""
+    """The passage that the refused request is about, and its end, where the refusal is about its text."""
     if failure.code not in FILTER_CODES and not _is_too_long(failure):
         return ""
     messages = body.get("messages")
     text = str(messages[-1].get("content", "")) if messages else str(body.get("input") or body.get("prompt") or "")
-    return f" (the request ends: ...{' '.join(text.split())[-SHOWN_REQUEST:]})"
+    parts = RULE.split(text, 2)
+    passage, end = (" ".join(part.split()) for part in (parts[1] if len(parts) > 1 else "", text))
+    begins = f"its passage begins: {passage[:SHOWN_REQUEST]}...; " if passage else ""
+    return f" ({begins}the request ends: ...{end[-SHOWN_REQUEST:]})"
 
 
 def _is_too_long(failure: CallFailed) -> bool:
