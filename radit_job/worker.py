@@ -167,7 +167,7 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
             own = Book(spec.stage, spec.key, nth_try, shard.index, shard.count)
-            ledger = open_ledger(store, spec, own, scratch_name, scratch) if row.pays else Ledger()
+            ledger = open_ledger(store, spec, own, scratch_name, scratch, work / "earlier") if row.pays else Ledger()
             counters = _call(row, store, spec, shard, fetched, out, scratch, ledger)
             _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try, ledger))
     finally:

@@ -7,7 +7,7 @@ them saves for all (group commit), so that saving never queues up behind the ser
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ class Ledger:
         prices: Mapping[str, Price] | None = None,
         budget_usd: float | None = None,
         save: Callable[[Mapping[str, Spent]], None] | None = None,
+        earlier: Sequence[Path] = (),
     ) -> None:
         """`folder` None keeps in memory only; `save` is called after each write, with what was spent so far per model.
 
         `budget_usd` is what this stage may spend, what earlier tries of it have spent (it is in the folder) included.
+        `earlier` are folders of other ledgers: their answers are found, and their cost is in other books.
         """
         self.prices = Prices(prices or {})
         self.budget_usd = budget_usd
@@ -64,6 +66,9 @@ class Ledger:
         if self._files is not None:
             for row in self._files.rows():
                 self._enter(row)
+        self._earlier: dict[str, RowFiles] = {}
+        for other in map(RowFiles, earlier):
+            self._earlier |= {row["key"]: other for row in other.rows() if not row.get("is_open")}
 
     @property
     def spent(self) -> dict[str, Spent]:
@@ -78,7 +83,7 @@ class Ledger:
         """The answer that is kept under a key, as plain JSON."""
         with self._lock:
             if key not in self._closed:
-                return None
+                return self._earlier[key].read(key)["answer"] if key in self._earlier else None
             if key in self._answers or self._files is None:
                 return self._answers[key]
             return self._files.read(key)["answer"]

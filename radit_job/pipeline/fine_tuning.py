@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,10 +10,9 @@ from radit_job.errors import RaditError
 from radit_job.model_ref import ModelRef, key_variable
 from radit_job.models.openai_api.client import Endpoint
 from radit_job.models.openai_api.patience import patiently
-from radit_job.pipeline.names import spec_file
-from radit_job.pipeline.runs import RunRecord
+from radit_job.pipeline.runs import RunRecord, spec_keys
 from radit_job.store import ObjectStore
-from radit_job.store.scratch import kept_files
+from radit_job.store.scratch import saved_files
 from radit_job.training.api_order import DEAD, RECORD_FILE, JobRecord
 
 STAGE = "finetune_lm"
@@ -28,22 +26,14 @@ def ordered_jobs(store: ObjectStore, record: RunRecord) -> list[JobRecord]:
     Those of its earlier settings, too: a job goes on though its run no longer wants it.
     """
     found: list[JobRecord] = []
-    for key in _keys(store, record):
-        for data in kept_files(store, f"{STAGE}/{key}", RECORD_FILE):  # with those of tries that replace an artifact
-            if (ordered := JobRecord.parse(data)) not in found:
+    stage = record.stages.get(STAGE)
+    keys = spec_keys(store, record.run, STAGE) | ({stage.key} if stage is not None and stage.key else set())
+    for key in sorted(keys):
+        for _, path, name in saved_files(store, f"{STAGE}/{key}"):  # with those of tries that replace an artifact
+            data = store.read(name) if path == RECORD_FILE else None
+            if data is not None and (ordered := JobRecord.parse(data)) not in found:
                 found.append(ordered)
     return found
-
-
-def _keys(store: ObjectStore, record: RunRecord) -> list[str]:
-    """The stage's keys that a JobSpec of the run names: one is written for each key before its stage starts."""
-    stage = record.stages.get(STAGE)
-    found = {stage.key} if stage is not None and stage.key else set()
-    for info in store.list(spec_file(record.run, STAGE, "").removesuffix(".json")):
-        data = store.read(info.name)
-        if data is not None:
-            found.add(str(json.loads(data)["key"]))
-    return sorted(found)
 
 
 def cancel_fine_tuning(store: ObjectStore, record: RunRecord) -> Iterator[str]:

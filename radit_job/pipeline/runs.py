@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from radit_job.errors import ConfigError, CorruptArtifact, TryAgainError
 from radit_job.pipeline.heartbeat import is_alive
-from radit_job.pipeline.names import run_file
+from radit_job.pipeline.names import run_file, spec_file
 from radit_job.store import ObjectStore
 
 RUN_FORMAT = 1
@@ -119,6 +119,12 @@ def is_cut_off(store: ObjectStore, record: RunRecord) -> bool:
 def run_names(store: ObjectStore) -> list[str]:
     """All runs of a store."""
     return [info.name.split("/")[1] for info in store.list("runs/") if info.name.endswith("/run.json")]
+
+
+def spec_keys(store: ObjectStore, run: str, stage: str) -> set[str]:
+    """The stage's keys that a JobSpec of the run names: one is written for each key before its stage starts."""
+    specs = [store.read(info.name) for info in store.list(spec_file(run, stage, "").removesuffix(".json"))]
+    return {str(json.loads(data)["key"]) for data in specs if data is not None}
 
 
 def load_results(store: ObjectStore, run: str) -> dict[str, Any]:

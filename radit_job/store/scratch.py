@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -157,19 +158,19 @@ class MirroredScratch:
         partial.replace(path)
 
 
-def kept_files(store: ObjectStore, name: str, path: str) -> list[bytes]:
-    """A file of every scratch folder whose name starts with `name`, as it was saved last.
+def saved_files(store: ObjectStore, name: str) -> Iterator[tuple[str, str, str]]:
+    """Every file of the scratch folders whose names start with `name`, as it was saved last.
 
-    For a look from outside while a stage goes on with them: nothing is opened or changed.
+    (scratch folder, path in it, object that holds it). For a look from outside: nothing is opened or changed.
     """
-    found = []
     for info in store.list(f"scratch/{name}"):
-        if info.name.endswith(f"/{path}"):  # a folder store
-            found.append(store.read(info.name))
-        elif info.name.endswith("/index.json"):
-            saved = [file.name for file in _files_of(store.read(info.name)) if file.path == path]
-            found += [store.read(file) for file in saved]
-    return [data for data in found if data is not None]
+        rest, slash, path = info.name.removeprefix(f"scratch/{name}").partition("/")
+        folder = f"{name}{rest}"
+        if path == "index.json":
+            for file in _files_of(store.read(info.name)):
+                yield folder, file.path, file.name
+        elif slash and not path.startswith("files/") and not rest.endswith(".work"):  # a folder store
+            yield folder, path, info.name
 
 
 def own_folder() -> Path:

@@ -28,7 +28,7 @@ from radit_job.pipeline.runs import RunRecord, StageRecord
 from radit_job.records import Example, Message, write_rows
 from radit_job.stages.finetune_lm import run
 from radit_job.store import LocalStore
-from radit_job.store.scratch import kept_files
+from radit_job.store.scratch import saved_files
 from radit_job.training.api_order import JobRecord
 from tests.servers.openai_server import OpenAIServer, openai_server
 
@@ -317,10 +317,11 @@ def test_of_two_jobs_for_one_order_one_is_cancelled(bench: Bench) -> None:
     bench.server.jobs.create = create_two  # type: ignore[assignment, method-assign]
     ledger = bench.ledger(budget_usd=0.2)
     bench.tune(ledger=ledger)
-    assert ledger.spent[MODEL].usage.n_training_tokens == bench.jobs[-1]["trained_tokens"], "the other one is free"
-    statuses = {job["status"]: job["id"] for job in bench.jobs}
-    assert statuses.keys() == {"succeeded", "cancelled"} and len(made) == 2
-    assert json.loads((bench.lm / "model.json").read_text())["job_id"] == statuses["succeeded"]
+    by_status = {job["status"]: job for job in bench.jobs}
+    assert by_status.keys() == {"succeeded", "cancelled"} and len(made) == 2
+    stands = by_status["succeeded"]
+    assert ledger.spent[MODEL].usage.n_training_tokens == stands["trained_tokens"], "the other one is free"
+    assert json.loads((bench.lm / "model.json").read_text())["job_id"] == stands["id"]
 
 
 def test_what_the_service_has_already_is_not_uploaded_again(bench: Bench) -> None:
@@ -414,7 +415,8 @@ def test_cancel_ends_the_jobs_of_all_settings_that_the_run_had_and_of_no_other_r
         JobRecord.delete(bench.scratch)
     record = RunRecord("r", "d", "local", "now")
     record.stages["finetune_lm"] = StageRecord("finetune_lm", "running", key="b" * 64)
-    gone = replace(JobRecord.parse(kept_files(store, "finetune_lm/a", "fine_tuning_job.json")[0]), job_id="ftjob-gone")
+    saved = {path: store.read(name) for _, path, name in saved_files(store, "finetune_lm/a")}
+    gone = replace(JobRecord.parse(saved["fine_tuning_job.json"] or b""), job_id="ftjob-gone")
     gone.save(store.scratch(f"finetune_lm/{'a' * 64}-first"))
 
     told: list[str] = []

@@ -21,6 +21,7 @@ from radit_job.models.cost import Price, Prices, Spent, Usage
 from radit_job.pipeline.catalog import CATALOG
 from radit_job.pipeline.collect import unreferenced
 from radit_job.pipeline.controller import Controller
+from radit_job.pipeline.names import spec_file
 from radit_job.pipeline.paid_ledger import keep_surely, open_ledger
 from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, load_run
 from radit_job.pipeline.spending import (
@@ -33,7 +34,7 @@ from radit_job.pipeline.spending import (
     total_usd,
     write_book,
 )
-from radit_job.store import LocalStore
+from radit_job.store import LocalStore, open_store
 from radit_job.store.artifacts import publish
 from radit_job.store.shards import joined_result
 
@@ -288,11 +289,11 @@ def test_a_book_that_is_ahead_of_its_ledger_adds_only_what_the_ledger_lacks(tmp_
     store = LocalStore(tmp_path)
     spec = JobSpec("r", "answer", 1, "k" * 64, {}, (), budget_usd=1.0, prices={"m": {"input_usd": 1.0}})
     own, usage = Book("answer", spec.key), Usage(1, 100_000)
-    ledger = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    ledger = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"), tmp_path / "earlier")
     for key in "abc":
         ledger.keep(key, "yes", ledger.reserve("m", usage), usage)
     write_book(store, "r", replace(own, spent={"m": Spent(Usage(4, 400_000), 0.4)}))  # and the process was killed
-    again = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    again = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"), tmp_path / "earlier")
     assert again.budget_usd == pytest.approx(0.9)  # 0.3 of it are in the ledger
     books = read_books(store, "r")
     assert total_usd(books, again.prices) == pytest.approx(0.4)
@@ -310,6 +311,33 @@ class UnsteadyStore(LocalStore):
         return self.n_asked > self.n_refusals
 
 
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_what_failed_under_other_settings_is_found_and_not_paid_again(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    if kind == "bucket":
+        server = request.getfixturevalue("s3_environment")
+        store: Any = open_store(server.store_url(f"bucket/{tmp_path.name}"))
+    else:
+        store = LocalStore(tmp_path / "store")
+    usage = Usage(1, 1000)
+
+    def opened(run: str, key: str, **more: Any) -> Any:
+        spec = JobSpec(run, "answer", 1, key * 64, {}, (), prices={"m": {"input_usd": 1.0}}, **more)
+        store.write(spec_file(run, "answer", spec.key), json.dumps(spec.to_json()).encode())
+        name = f"answer/{spec.key}"
+        return open_ledger(store, spec, Book("answer", spec.key), name, store.scratch(name), tmp_path / run / key)
+
+    first = opened("r", "a")
+    first.keep("asked", {"text": "yes"}, first.reserve("m", usage), usage)
+    first.book("lost", first.reserve("m", usage), usage)
+    other = opened("r", "b")
+    assert other.find("asked") == {"text": "yes"} and other.find("lost") is None and other.spent == {}
+    assert opened("another run", "b").find("asked") is None
+    assert opened("r", "c", replace=True).find("asked") is None, "who forces a stage wants it anew"
+    assert total_usd(read_books(store, "r"), other.prices) == pytest.approx(0.002)
+
+
 def test_a_process_goes_on_from_its_own_ledger_and_loses_no_money_where_that_is_gone(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     prices = {"m": {"input_usd": 1.0}}
@@ -317,7 +345,7 @@ def test_a_process_goes_on_from_its_own_ledger_and_loses_no_money_where_that_is_
     own = Book("answer", spec.key)
 
     def opened() -> Any:
-        return open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+        return open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"), tmp_path / "earlier")
 
     def pay(ledger: Any, key: str) -> None:
         usage = Usage(1, 250_000)
@@ -341,11 +369,11 @@ def test_answers_paid_before_their_price_was_known_count_against_the_budget(tmp_
     store = LocalStore(tmp_path)
     spec = JobSpec("r", "answer", 1, "k" * 64, {}, ())
     own, usage = Book("answer", spec.key), Usage(1, 750_000)
-    first = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"))
+    first = open_ledger(store, spec, own, "answer/k", store.scratch("answer/k"), tmp_path / "earlier")
     first.keep("a", "yes", first.reserve("m", usage), usage)
     assert read_books(store, "r")[0].spent["m"].usd is None
     priced = replace(spec, budget_usd=1.0, prices={"m": {"input_usd": 1.0}})
-    second = open_ledger(store, priced, own, "answer/k", store.scratch("answer/k"))
+    second = open_ledger(store, priced, own, "answer/k", store.scratch("answer/k"), tmp_path / "earlier")
     assert read_books(store, "r")[0].spent["m"].usd == 0.75
     with pytest.raises(ConfigError, match=r"\$0.7500 of the \$1.0000"):
         second.reserve("m", usage)
