@@ -36,7 +36,7 @@ def print_end(store: ObjectStore, record: RunRecord, seconds: float) -> None:
         print_spent(store, record.run)
     n_cached = sum(item.status == "cached" for item in record.stages.values())
     n_ran = sum(item.status == "done" for item in record.stages.values())
-    typer.echo(f"{record.run}: {n_ran} stages ran, {n_cached} cached, {seconds:.1f} s")
+    typer.echo(f"{record.run}: {n_ran} {'stage' if n_ran == 1 else 'stages'} ran, {n_cached} cached, {seconds:.1f} s")
     if record.stages["report"].status in ENDED_WELL:
         typer.echo(f"report: {place(store, record.run, 'report.html')}")
 
