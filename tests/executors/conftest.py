@@ -11,6 +11,7 @@ import pytest
 
 from radit_job import observe
 from radit_job.executors.kubernetes.client import KubernetesClient, connect
+from tests.executors.job_bench import Cluster
 from tests.servers.kubernetes.server import KubernetesServer
 
 
@@ -56,3 +57,10 @@ def plain_job(name: str, labels: dict[str, str] | None = None, command: str = "t
         "metadata": {"name": name, "labels": labels or {}},
         "spec": {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
     }
+
+
+@pytest.fixture
+def cluster(server: KubernetesServer, client: KubernetesClient, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(server, client, tmp_path)
+    yield cluster
+    cluster.stop()

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.servers.openai_server import KEY, OpenAIServer, openai_server
+from tests.servers.openai_server import KEY, OpenAIServer
 from tests.servers.openai_server.errors import ApiError
 from tests.servers.openai_server.limits import Limits
 
@@ -33,19 +32,6 @@ ASKED = [
         "Query: What is bread made of?\nAnswer: ",
     },
 ]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenAIServer]:
-    with openai_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: OpenAIServer) -> OpenAIServer:
-    running.behave()
-    running.books.forget()
-    return running
 
 
 def client_of(server: OpenAIServer, **options: Any) -> openai.OpenAI:

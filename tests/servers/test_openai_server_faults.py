@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -15,19 +14,6 @@ from tests.servers.openai_server import KEY, Fault, OpenAIServer, openai_server
 
 ASKED: Any = [{"role": "user", "content": "---------------------\nThe tower leans by four degrees, and its bells are "
                "silent.\n---------------------\nQuery: How far does the tower lean?\nAnswer: "}]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[OpenAIServer]:
-    with openai_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: OpenAIServer) -> OpenAIServer:
-    running.behave()
-    running.books.forget()
-    return running
 
 
 def ask(server: OpenAIServer, timeout: float = 20.0, **body: Any) -> Any:
