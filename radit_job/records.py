@@ -16,7 +16,8 @@ Split = Literal["val", "train"]
 
 # What is told apart by an arm's name.
 CLOSED_BOOK_ARMS = frozenset({"closed_book", "lm_closed_book"})  # they answer without retrieved chunks
-TUNED_ARMS = frozenset({"lm", "lm_closed_book"})  # the tuned LM answers
+TUNED_ARMS = frozenset({"lm", "lm_closed_book", "dual"})  # the tuned LM answers
+RETRIEVER_ARMS = frozenset({"retriever", "dual"})  # the tuned retriever finds their chunks
 # Judged metrics that hold an answer against the chunks it was given: a closed-book arm has no score in them.
 NEED_CONTEXT = frozenset({"faithfulness", "relevancy"})
 
@@ -86,6 +87,20 @@ class Example:
     scores: tuple[float, ...]  # their cosine similarity with the question
     gold_in_context: bool | None  # None where the gold chunk is unknown
     messages: tuple[Message, ...]  # system, user, assistant
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScores:
+    """`lm_scores/<block>.jsonl`: how likely the base LM finds a training answer after each of its candidate chunks."""
+
+    question_id: str
+    question: str
+    group: str  # as in Example: what is held out together
+    gold_chunk_ids: tuple[str, ...]  # empty where unknown
+    chunk_ids: tuple[str, ...]  # the candidates: the untuned retriever's nearest chunks, best first
+    similarities: tuple[float, ...]  # their cosine with the question, by the untuned retriever
+    log_probability_nats: tuple[float, ...]  # of the whole answer after each: a sum over its tokens, end token included
+    n_answer_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

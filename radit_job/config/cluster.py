@@ -15,9 +15,19 @@ from radit_job.config.kubernetes_names import (
     check_template,
 )
 
-SHARDED_STAGES = ("index", "generate", "answer")  # tests/unit/test_catalog.py holds it against the catalog
+SHARDED_STAGES = ("index", "generate", "score", "answer")  # tests/unit/test_catalog.py holds it against the catalog
 StageName = Literal[
-    "ingest", "index", "generate", "split", "augment", "finetune_lm", "answer", "evaluate", "report"
+    "ingest",
+    "index",
+    "generate",
+    "split",
+    "augment",
+    "finetune_lm",
+    "score",
+    "finetune_retriever",
+    "answer",
+    "evaluate",
+    "report",
 ]  # tests/unit/test_catalog.py holds it against the catalog
 SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"  # RFC 1123
 KubernetesName = Annotated[
@@ -183,7 +193,7 @@ class Placement(Section):
     profile: KubernetesName = setting("cpu", "One of kubernetes.profiles.", origin="works everywhere")
     shards: int = setting(
         1,
-        "Pods that share the stage's work: for index, generate and answer.",
+        "Pods that share the stage's work: for index, generate, score and answer.",
         unit="pods",
         origin="one",
         ge=1,
@@ -240,15 +250,16 @@ class Kubernetes(Section):
     retries: int = setting(
         2,
         "How often Kubernetes starts a failed pod (or shard) again. Exit codes 64 and 65 (configuration, input data) "
-        "are final at once; an eviction or a lost node is not counted.",
+        "are final at once; an eviction or a lost node is not counted. Of a stage on several nodes each pod has one "
+        "more for every other, for it fails when it loses them.",
         unit="retries",
         origin="a passing trouble is gone by then",
         ge=0,
     )
     pending_timeout_s: int | None = setting(
         900,
-        "A stage with no running pod for so long fails, and its Job is deleted; null: it waits for ever. Waiting in a "
-        "queue is not counted.",
+        "A stage with no running pod for so long fails, and its Job is deleted; where it spans nodes all must run. "
+        "null: it waits for ever. Waiting in a queue is not counted.",
         unit="seconds",
         origin="a node group that scales up takes minutes",
         ge=1,

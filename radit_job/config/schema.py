@@ -12,11 +12,12 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator, 
 
 from radit_job.config.cluster import Kubernetes
 from radit_job.config.fields import Section, section, setting
+from radit_job.config.finetuning import FinetuneLM, FinetuneRetriever
 from radit_job.config.models import Models
-from radit_job.config.services import FinetuneAPI, Spending
-from radit_job.records import TUNED_ARMS
+from radit_job.config.services import Spending
+from radit_job.records import RETRIEVER_ARMS, TUNED_ARMS
 
-ArmName = Literal["closed_book", "base", "few_shot", "lm", "lm_closed_book"]
+ArmName = Literal["closed_book", "base", "few_shot", "lm", "lm_closed_book", "retriever", "dual"]
 MetricName = Literal[
     "exact_match",
     "token_f1",
@@ -137,6 +138,13 @@ class Questions(Section):
         gt=0,
         le=1,
     )
+    unanswerable: str | None = setting(
+        None,
+        "The answer that is taught, and expected, where the file says that a question has none (SQuAD 2's "
+        "is_impossible). null: such questions are dropped and counted.",
+        origin="most files have none",
+        min_length=1,
+    )
     max_answer_words: int = setting(
         400,
         "A pair with a longer answer is dropped and named.",
@@ -151,6 +159,8 @@ class Questions(Section):
             raise ValueError("source: file needs a path")
         if self.source == "generate" and self.path:
             raise ValueError("a path is given, but source is generate; say source: file to read it")
+        if self.source == "generate" and self.unanswerable is not None:
+            raise ValueError("unanswerable goes with source: file; what a model writes from a chunk is answered there")
         return self
 
 
@@ -176,11 +186,19 @@ class Retrieval(Section):
     """How a question gets its context; the same for training and for every arm."""
 
     k: int = setting(3, "Chunks given to the model.", unit="chunks", origin="RA-DIT, section 3.1", ge=1)
-    context: Literal["joined", "separate"] = setting(
+    context: Literal["joined", "separate", "ensemble"] = setting(
         "joined",
-        "joined: all k chunks in one prompt (as in LlamaIndex's RA-DIT notebook). separate: one training example per "
-        "chunk (as in the RA-DIT paper); answering then takes the answer with the most retrieval weight among the k.",
+        "joined: all k chunks in one prompt (as in LlamaIndex's RA-DIT notebook). separate: one prompt per chunk, and"
+        " the answer with the most retrieval weight among the k (as in the RA-DIT paper). ensemble: one prompt per "
+        "chunk, and their next-token probabilities mixed by that weight at every step (as in REPLUG). Training has "
+        "one example per chunk in both.",
         origin="one prompt instead of k",
+    )
+    temperature: float = setting(
+        0.05,
+        "t of the weights softmax(cosine / t) with which separate votes and ensemble mixes.",
+        origin="cosines of good chunks lie within 0.3",
+        gt=0,
     )
     system_prompt: str = setting(
         "You are a helpful assistant that answers questions from the given documents.",
@@ -226,95 +244,6 @@ class Retrieval(Section):
         return value
 
 
-class FinetuneLM(Section):
-    """The LM half of RA-DIT."""
-
-    engine: Literal["local", "openai"] = setting(
-        "local",
-        "Where it trains: in the stage's own process, or by a fine-tuning API (then models.lm is the model that the "
-        "service tunes; epochs, dev_share, context and the section api hold there, the other fields do not).",
-        origin="needs nothing",
-    )
-    context: Literal["retrieved", "none"] = setting(
-        "retrieved",
-        "retrieved: training questions carry the chunks that retrieval finds (RA-DIT). none: the bare question, so "
-        "that the model must keep the knowledge itself (the notebook's other form); the arm lm_closed_book asks it so.",
-        origin="what RA-DIT is",
-    )
-    api: FinetuneAPI = section(FinetuneAPI, "With engine openai.")
-    method: Literal["lora", "full"] = setting(
-        "lora", "Low-rank adapters, or all weights.", origin="less memory; equal quality in our runs"
-    )
-    epochs: float = setting(
-        3,
-        "Passes over the training examples.",
-        unit="epochs",
-        origin="held-out loss rises after it on small sets",
-        gt=0,
-    )
-    learning_rate: float | None = setting(
-        None, "Peak of the schedule. null: 5e-4 for lora, 5e-5 for full.", origin="measured on the packaged model", gt=0
-    )
-    warmup_share: float = setting(
-        0.05,
-        "Share of the steps in which the rate rises; then it falls as a cosine.",
-        unit="share",
-        origin="RA-DIT: 200 steps of 500 on large data",
-        ge=0,
-        lt=1,
-    )
-    batch_size: int = setting(
-        4, "Examples in one forward pass.", unit="examples", origin="fits 8 GB for the packaged model", ge=1
-    )
-    accumulation_steps: int = setting(
-        1, "Forward passes for one step of the optimizer.", unit="passes", origin="a step of batch_size examples", ge=1
-    )
-    max_tokens: int = setting(
-        1024,
-        "Longest example, and never more than the model reads; a longer one loses context, or is dropped where that "
-        "would touch its question or its answer.",
-        unit="tokens",
-        origin="k=3 chunks of 254 fit",
-        ge=64,
-    )
-    lora_rank: int = setting(16, "Rank of the adapters.", origin="measured: 8 to 32 alike", ge=1)
-    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay.", origin="none for adapters", ge=0)
-    dev_share: float = setting(
-        0.1,
-        "Share of the training groups held out to choose the best checkpoint and to stop early; the evaluation "
-        "questions are never used for that.",
-        unit="share",
-        origin="choosing on the evaluation set would flatter the result",
-        ge=0,
-        lt=1,
-    )
-    patience: int = setting(
-        2,
-        "Stop when the held-out loss has not fallen for so many evaluations; 0: never.",
-        unit="evaluations",
-        origin="held-out loss rises after its minimum",
-        ge=0,
-    )
-    evaluations_per_epoch: int = setting(
-        1, "How often the held-out loss is measured.", unit="per epoch", origin="small data", ge=1
-    )
-    checkpoint_interval_s: float = setting(
-        60.0,
-        "At least so often a checkpoint is kept, from which a killed run goes on.",
-        unit="seconds",
-        origin="a minute lost at most",
-        gt=0,
-    )
-
-    @model_validator(mode="after")
-    def _fields_fit_the_engine(self) -> FinetuneLM:
-        if self.engine == "openai" and self.epochs != int(self.epochs):
-            raise ValueError(f"a fine-tuning API takes whole epochs, not {self.epochs:g}")
-        if self.engine == "local" and self.api != FinetuneAPI():
-            raise ValueError("the section api goes with engine: openai")
-        return self
-
-
 class Answer(Section):
     """How the arms answer; the same for every arm."""
 
@@ -336,9 +265,11 @@ class Evaluate(Section):
     """What is measured."""
 
     arms: list[ArmName] = setting(
-        ["closed_book", "base", "few_shot", "lm"],
+        ["closed_book", "base", "few_shot", "lm", "retriever", "dual"],
         "closed_book: base LM without retrieval; base: base LM with retrieval; few_shot: base with training pairs in "
-        "the prompt; lm: tuned LM with retrieval; lm_closed_book: tuned LM without retrieval.",
+        "the prompt; lm: tuned LM with retrieval; retriever: base LM with the tuned retriever; dual: both tuned; "
+        "lm_closed_book: tuned LM without retrieval. Where they are not named, retriever and dual are left out if a "
+        "service has the models that they need.",
         origin="few_shot and closed_book show what a gain is made of",
         min_length=1,
     )
@@ -402,6 +333,7 @@ class Config(Section):
         Retrieval, "How a question gets its context; the same for training and for every arm."
     )
     finetune_lm: FinetuneLM = section(FinetuneLM, "The LM half of RA-DIT.")
+    finetune_retriever: FinetuneRetriever = section(FinetuneRetriever, "The retriever half of RA-DIT: LSR.")
     answer: Answer = section(Answer, "How the arms answer; the same for every arm.")
     evaluate: Evaluate = section(Evaluate, "What is measured.")
     spending: Spending = section(Spending, "What calls to paid services may cost; in no stage's key.")
@@ -442,6 +374,40 @@ class Config(Section):
                 "finetune_lm.engine to openai, or leave these arms out of evaluate.arms"
             )
         return value
+
+    @field_validator("evaluate")
+    @classmethod
+    def _a_tuned_retriever_needs_weights(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
+        models = info.data.get("models")
+        tuned = [arm for arm in value.arms if arm in RETRIEVER_ARMS]
+        missing = _missing_for_lsr(models) if models is not None else None
+        if not tuned or missing is None:
+            return value
+        if "arms" not in value.model_fields_set:
+            return value.model_copy(update={"arms": [arm for arm in value.arms if arm not in RETRIEVER_ARMS]})
+        raise ValueError(
+            f"the arms {', '.join(tuned)} need a tuned retriever, but {missing}; leave these arms out of evaluate.arms"
+        )
+
+    @field_validator("retrieval")
+    @classmethod
+    def _an_ensemble_needs_logits(cls, value: Retrieval, info: ValidationInfo) -> Retrieval:
+        models = info.data.get("models")
+        if value.context == "ensemble" and models is not None and models.lm.provider == "openai":
+            raise ValueError(
+                "context: ensemble mixes the probabilities of all next tokens, and the service of models.lm does not "
+                "tell them: take joined or separate"
+            )
+        return value
+
+
+def _missing_for_lsr(models: Models) -> str | None:
+    """What the retriever half cannot do without, and these models do not have; None where nothing is missing."""
+    if models.embedder.provider == "openai":
+        return "the weights of models.embedder are not here"
+    if models.lm.provider == "openai" and not models.lm.can_score:
+        return "it learns from how likely models.lm finds an answer, which its service does not tell (can_score: false)"
+    return None
 
 
 def question_file(config: Config, folder: Path) -> Path | None:

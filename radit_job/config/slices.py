@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from radit_job.config.fields import Section
+from radit_job.config.finetuning import Examples, FinetuneLM, FinetuneRetriever
 from radit_job.config.models import Model
 from radit_job.config.schema import (
     Answer,
@@ -17,7 +18,6 @@ from radit_job.config.schema import (
     Chunking,
     Config,
     Evaluate,
-    FinetuneLM,
     MetricName,
     Questions,
     Retrieval,
@@ -97,7 +97,9 @@ class AugmentSlice(Slice):
     """augment: how a question gets its context."""
 
     retrieval: Retrieval
+    seed: int
     training_context: Literal["retrieved", "none"] = at("finetune_lm.context")
+    added: Examples = at("finetune_lm.examples")
     embedder: Model = at("models.embedder")
 
 
@@ -107,6 +109,26 @@ class FinetuneLMSlice(Slice):
     seed: int
     lm: Model = at("models.lm")
     finetune_lm: FinetuneLM
+
+
+class ScoreSlice(Slice):
+    """score: which LM, which candidates, and how they stand in a prompt."""
+
+    lm: Model = at("models.lm")
+    embedder: Model = at("models.embedder")
+    retrieval: Retrieval
+    candidates: int = at("finetune_retriever.candidates")
+    batch_size: int = at("answer.batch_size")
+
+
+class FinetuneRetrieverSlice(Slice):
+    """finetune_retriever: which encoder, and how."""
+
+    seed: int
+    embedder: Model = at("models.embedder")
+    recall_at: list[int] = at("evaluate.recall_at")
+    k: int = at("retrieval.k")
+    finetune_retriever: FinetuneRetriever
 
 
 class AnswerSlice(Slice):
@@ -144,6 +166,7 @@ class ReportSlice(Slice):
     split: SplitSettings
     retrieval: Retrieval
     finetune_lm: FinetuneLM
+    finetune_retriever: FinetuneRetriever
     answer: Answer
     unreadable: Literal["fail", "skip"] = at("corpus.unreadable")
     lm: Model = at("models.lm")

@@ -47,6 +47,14 @@ class Answered:
     reference: AnswerScore | None
 
 
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """One question as several prompts, whose next-token probabilities are mixed at every step."""
+
+    conversations: tuple[Conversation, ...]  # one per chunk
+    weights: tuple[float, ...]  # p_R(c|x) of each: they add up to 1
+
+
 class Generator(Protocol):
     """A language model that answers conversations whose last turn is the user's."""
 
@@ -108,6 +116,10 @@ class Scorer(Protocol):
     ) -> list[AnswerScore]:
         """The log-probability of each answer after its conversation, in their order."""
         ...
+
+
+class ScoringLM(AnsweringLM, Scorer, Protocol):
+    """A language model that can be measured, answers, and says how likely a given answer is."""
 
 
 class Embedder(Protocol):

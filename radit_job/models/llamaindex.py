@@ -17,7 +17,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
 from radit_job.errors import InputError
-from radit_job.models.base import AnsweringLM, Conversation, Embedder, Vectors
+from radit_job.models.base import AnsweringLM, Completion, Conversation, Embedder, Mixture, Vectors
 from radit_job.records import Chunk, Message
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def as_retriever(chunks: Sequence[Chunk], embedder: Embedder, search: Search) ->
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a question becomes prompts, and their answers one answer."""
+    """How a question becomes prompts, and these one answer."""
 
     conversations: Callable[[str, Sequence[str]], list[Conversation]]  # of a question and the texts of its chunks
-    choose: Callable[[Sequence[str], Sequence[float]], int]  # which of several answers, by their chunks' similarities
+    weigh: Callable[[Sequence[float]], Sequence[float]]  # the chunks, by their similarities
+    choose: Callable[[Sequence[str], Sequence[float]], int]  # which of several answers, by their chunks' weights
     max_new_tokens: int
+    mixes: bool = False  # several prompts' next-token probabilities by those weights, into one answer
     temperature: float = 0.0
     seed: int = 0
 
@@ -112,18 +114,26 @@ class _RunQueryEngine(BaseQueryEngine):
         nodes = self._retriever.retrieve(query_bundle) if self._retriever else []
         while not self._fit(conversations := self._conversations(query_bundle.query_str, nodes)) and nodes:
             nodes = nodes[:-1]
-        completions = self._lm.complete(
-            conversations,
-            max_new_tokens=asking.max_new_tokens,
-            temperature=asking.temperature,
-            seed=asking.seed,
-        )
+        is_several = len(conversations) > 1
+        weights = asking.weigh([node.get_score() for node in nodes]) if is_several else [1.0]
+        completions = self._complete(conversations, weights)
         whole = [row for row, completion in enumerate(completions) if completion.finish_reason != "content_filter"]
         if not whole:
             raise InputError("the service's content filter cut the answer", todo="Ask in other words.")
         answers = [completions[row].text for row in whole]
-        best = asking.choose(answers, [nodes[row].get_score() for row in whole]) if len(answers) > 1 else 0
+        best = asking.choose(answers, [weights[row] for row in whole])
         return Response(answers[best], source_nodes=nodes)
+
+    def _complete(self, conversations: Sequence[Conversation], weights: Sequence[float]) -> list[Completion]:
+        """An answer per conversation, or one of their mixture."""
+        limit, temperature, seed = self._asking.max_new_tokens, self._asking.temperature, self._asking.seed
+        if not self._asking.mixes:
+            return self._lm.complete(conversations, max_new_tokens=limit, temperature=temperature, seed=seed)
+        from radit_job.models.ensemble import answer_mixtures  # late: it imports torch
+
+        mixture = Mixture(tuple(conversations), tuple(weights))
+        mixed = answer_mixtures(self._lm, [mixture], None, max_new_tokens=limit, temperature=temperature, seed=seed)
+        return [item.completion for item in mixed]
 
     def _conversations(self, question: str, nodes: Sequence[NodeWithScore]) -> list[Conversation]:
         return self._asking.conversations(question, [found.node.get_content() for found in nodes])

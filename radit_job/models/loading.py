@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from radit_job.errors import ConfigError, ServiceError
 from radit_job.model_ref import ModelRef
-from radit_job.models.base import AnsweringLM, Embedder
+from radit_job.models.base import AnsweringLM, Embedder, ScoringLM
 from radit_job.models.conversion import packaged_folder
 from radit_job.models.identity import MODEL_FILES, known_commit, local_folder, model_files
 from radit_job.models.ledger import Ledger
@@ -45,6 +45,21 @@ def open_generator(ref: ModelRef, ledger: Ledger | None = None, *, n_threads: in
     return open_local_lm(ref, n_threads=n_threads)
 
 
+def open_scorer(ref: ModelRef, ledger: Ledger | None = None) -> ScoringLM:
+    """A language model that says how likely given answers are; ConfigError for a served one that does not tell."""
+    if ref.provider == "openai":
+        from radit_job.models.openai_api.lm import OpenAILM
+
+        if not ref.can_score:
+            raise ConfigError(
+                f"{ref.name} is served by {ref.base_url}, which does not tell how likely an answer is",
+                where="models.lm",
+                todo="set can_score where the server echoes log-probabilities, or use provider packaged or huggingface",
+            )
+        return OpenAILM.open(ref, ledger or Ledger())
+    return open_local_lm(ref)
+
+
 def open_local_lm(ref: ModelRef, *, n_threads: int | None = None) -> HuggingFaceLM:
     """A language model in this process, which also scores; ConfigError for one that a server has."""
     from radit_job.models.huggingface import HuggingFaceLM
@@ -58,6 +73,11 @@ def tuned_ref(lm: Path, base: ModelRef) -> ModelRef:
     if served.is_file():
         return replace(base, name=str(json.loads(served.read_text(encoding="utf-8"))["name"]))
     return ModelRef("huggingface", str(lm / "merged"), dtype=base.dtype)
+
+
+def tuned_retriever_ref(retriever: Path, base: ModelRef) -> ModelRef:
+    """The tuned query encoder of a `retriever` artifact. Documents keep the vectors of the base encoder."""
+    return ModelRef("huggingface", str(retriever), dtype=base.dtype)
 
 
 def open_embedder(ref: ModelRef, ledger: Ledger | None = None) -> Embedder:

@@ -15,9 +15,17 @@ Values = dict[str, float]  # question id -> value
 Key = tuple[str, str, str]  # arm, split, metric
 Name = TypeVar("Name", bound=Hashable)
 
-# Every arm is compared with base; these besides: is a gain more than style, what is retrieval worth, and what does the
-# tuned LM know by itself. `preference` is a comparison already: it is summarised, and 0.5 is even.
-FURTHER_PAIRS = (("lm", "few_shot"), ("base", "closed_book"), ("lm_closed_book", "closed_book"))
+# Every arm is compared with base; these besides: is a gain more than style, what does each half add to the other, what
+# is retrieval worth, and what does the tuned LM know by itself. `preference` is a comparison already: it is summarised,
+# and 0.5 is even.
+FURTHER_PAIRS = (
+    ("lm", "few_shot"),
+    ("dual", "few_shot"),
+    ("dual", "lm"),
+    ("dual", "retriever"),
+    ("base", "closed_book"),
+    ("lm_closed_book", "closed_book"),
+)
 DECIMALS = 6
 
 
@@ -39,8 +47,17 @@ def summarize(scores: Sequence[Score], *, samples: int, seed: int) -> list[dict[
     ]
 
 
-def compare(scores: Sequence[Score], metrics: Iterable[str], *, samples: int, seed: int) -> list[dict[str, Any]]:
+def compare(
+    scores: Sequence[Score],
+    metrics: Iterable[str],
+    *,
+    samples: int,
+    seed: int,
+    pairs: Iterable[tuple[str, str]] | None = None,
+) -> list[dict[str, Any]]:
     """One row per pair of arms, split and metric: the mean of arm - against over the questions that both have.
+
+    Without `pairs`, (arm, against), every arm is compared with base, and FURTHER_PAIRS are.
 
     Pairing takes out what two arms have in common, how hard each question is: the interval is narrower than that of two
     separate means, and it is the one that tells whether one arm is better.
@@ -49,7 +66,8 @@ def compare(scores: Sequence[Score], metrics: Iterable[str], *, samples: int, se
     splits = list(dict.fromkeys(split for _, split, _ in values))
     arms = list(dict.fromkeys(arm for arm, _, _ in values))
     differences: dict[tuple[str, str, str, str], Values] = {}
-    for arm, against in _pairs(arms):
+    metrics = list(metrics)
+    for arm, against in _pairs(arms) if pairs is None else pairs:
         for split in splits:
             for metric in metrics:
                 mine, theirs = values.get((arm, split, metric), {}), values.get((against, split, metric), {})

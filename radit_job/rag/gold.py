@@ -39,7 +39,8 @@ class GoldFinder:
 
     A pair's gold chunks are, in this order: those that it names itself; those that overlap its reference context by
     half (narrowed to those with the answer, where it stands there word for word); and the only chunk that holds a long
-    answer word for word. The work grows with the corpus's words, not with chunks times pairs.
+    answer word for word. One without an answer has none, but the document that it was asked about. The work grows with
+    the corpus's words, not with chunks times pairs.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -96,7 +97,7 @@ class GoldFinder:
                 matches = _best(self._matches.get(self._contexts[context], []))
                 documents |= {match.chunk_id: match.document for match in _narrow(matches, pair, context)}
         if documents:
-            return Gold(next(iter(documents.values())), tuple(documents))
+            return Gold(next(iter(documents.values())), () if pair.is_unanswerable else tuple(documents))
         found = [
             (chunk_id, document)
             for chunk_id, document in self._answer_chunks.get(number, [])
@@ -109,7 +110,8 @@ class GoldFinder:
 
 def _long_answer(pair: Pair) -> list[str]:
     words = match_words(pair.answer)
-    return words if len(words) >= LONG_ANSWER_WORDS and not pair.chunk_ids else []
+    has_none = pair.is_unanswerable or bool(pair.chunk_ids)
+    return words if len(words) >= LONG_ANSWER_WORDS and not has_none else []
 
 
 def _best(matches: Sequence[_Match]) -> list[_Match]:

@@ -8,6 +8,8 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+from radit_job.records import Question
+
 
 def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     """Items (their positions) that share a key, directly or through others, in one group (union-find)."""
@@ -28,6 +30,16 @@ def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     for item in range(len(keys)):
         groups[root(item)].append(item)
     return list(groups.values())
+
+
+def group_names(questions: Sequence[Question]) -> list[str]:
+    """Each question's group: those that share a gold chunk, directly or through others, have one name."""
+    names = [""] * len(questions)
+    for members in connected_groups([question.chunk_ids for question in questions]):
+        first = questions[members[0]]
+        for member in members:
+            names[member] = first.chunk_ids[0] if first.chunk_ids else first.question_id
+    return names
 
 
 def choose_groups(sizes: Sequence[int], share: float, seed: int) -> set[int]:

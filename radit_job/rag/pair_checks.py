@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from radit_job.errors import InputError
 from radit_job.rag.matching import match_words
@@ -13,9 +14,12 @@ MAX_QUESTION_WORDS = 200
 SHOWN = 10  # places in one message
 
 
-def usable_pairs(pairs: Iterable[Pair], max_answer_words: int) -> tuple[list[Pair], list[Dropped]]:
+def usable_pairs(
+    pairs: Iterable[Pair], max_answer_words: int, unanswerable: str | None = None
+) -> tuple[list[Pair], list[Dropped]]:
     """(pairs to keep, pairs dropped as duplicate, over-long or unanswerable), both in their order.
 
+    `unanswerable` is the answer of those that have none, whatever the file has there; None: they are dropped.
     An empty question or answer is a mistake in the file: InputError names every place.
     """
     kept: list[Pair] = []
@@ -24,13 +28,15 @@ def usable_pairs(pairs: Iterable[Pair], max_answer_words: int) -> tuple[list[Pai
     seen: set[tuple[str, str]] = set()
     for pair in pairs:
         if pair.is_unanswerable:
-            dropped.append(Dropped("unanswerable", pair.where, pair.question))
-            continue
+            if unanswerable is None:
+                dropped.append(Dropped("unanswerable", pair.where, pair.question))
+                continue
+            pair = replace(pair, answer=unanswerable, answer_start=None)
         if not pair.question or not pair.answer:
             empty.append((pair.where, "question" if not pair.question else "answer"))
             continue
         same = " ".join(match_words(pair.question)), " ".join(match_words(pair.answer)) or pair.answer
-        if len(pair.answer.split()) > max_answer_words:
+        if len(pair.answer.split()) > max_answer_words and not pair.is_unanswerable:
             dropped.append(Dropped("long_answer", pair.where, pair.question))
         elif len(pair.question.split()) > MAX_QUESTION_WORDS:
             dropped.append(Dropped("long_question", pair.where, pair.question))

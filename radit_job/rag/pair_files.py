@@ -34,7 +34,7 @@ class Pair:
     answer_start: int | None = None  # offset of the answer in the first context
     document: str | None = None
     chunk_ids: tuple[str, ...] = ()
-    is_unanswerable: bool = False  # SQuAD 2.0 asks some questions on purpose that its paragraph does not answer
+    is_unanswerable: bool = False  # asked on purpose though the text does not answer it, as in SQuAD 2.0
 
 
 def read_pairs(path: Path) -> Iterator[Pair]:
@@ -92,7 +92,8 @@ def _row_pair(row: Any, where: str) -> Pair:
     if not isinstance(row, dict):
         raise InputError("not an object with question and answer", where=where, todo=f"give {KNOWN_FORMS}")
     question = _first_of(row, QUESTION_KEYS)
-    if question is None or not any(key in row for key in ANSWER_KEYS):
+    is_unanswerable = _says_unanswerable(row)
+    if question is None or not (is_unanswerable or any(key in row for key in ANSWER_KEYS)):
         missing = "answer" if question is not None else "question"
         raise InputError(
             f"the row has no {missing} (its fields: {', '.join(row) or 'none'})",
@@ -111,7 +112,15 @@ def _row_pair(row: Any, where: str) -> Pair:
         answer_start=answer_start,
         document=None if document is None else str(document),
         chunk_ids=_texts(_first_of(row, CHUNK_KEYS)),
+        is_unanswerable=is_unanswerable,
     )
+
+
+def _says_unanswerable(row: dict[str, Any]) -> bool:
+    """Whether a row's flag says so, or SQuAD 2.0's form on the hub, where the lists in `answers` are empty."""
+    answers = row.get("answers")
+    is_empty = isinstance(answers, dict) and answers.get("text") == []
+    return row.get("answerable") is False or row.get("is_impossible") is True or is_empty
 
 
 def _query_response_pairs(content: dict[str, Any], name: str) -> Iterator[Pair]:
@@ -133,7 +142,7 @@ def _squad_pairs(articles: list[Any], name: str) -> Iterator[Pair]:
                     pair_id=None if row.get("id") is None else str(row["id"]),
                     contexts=_texts(paragraph.get("context")),
                     answer_start=answer_start,
-                    is_unanswerable=bool(row.get("is_impossible")),
+                    is_unanswerable=_says_unanswerable(row),
                 )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from radit_job.rag.metrics import normalize
 
-RETRIEVER_TEMPERATURE = 0.05  # cosine similarities lie close together; without it all weights would be alike
 
+def retrieval_weights(scores: Sequence[float], temperature: float) -> list[float]:
+    """p_R(c|x): softmax of the retrieval scores over the chunks at hand (RA-DIT, eq. 2, with a temperature).
 
-def retrieval_weights(scores: Sequence[float], temperature: float = RETRIEVER_TEMPERATURE) -> list[float]:
-    """p_R(c|x): softmax of the retrieval scores over the chunks at hand (RA-DIT, eq. 2, with a temperature)."""
+    Cosines lie close together: without a temperature below 1 all weights would be alike.
+    """
     best = max(scores)
     powers = [math.exp((score - best) / temperature) for score in scores]
     total = sum(powers)

@@ -37,16 +37,18 @@ class WrittenBlock:
     leaked: dict[str, str] = field(default_factory=dict)  # question id -> the chunk that holds the pair as a record
     n_llm_calls: int = 0
     n_completion_tokens: int = 0
+    n_unanswerable: int | None = None  # kept with the answer that is taught for them; None: such are dropped
     asked: AskedCounts | None = None
 
     @property
     def counters(self) -> dict[str, int]:
-        """For summary.json, and added up for result.json."""
+        """For summary.json, and added up for result.json; n_without_gold counts those without an answer, too."""
         counts = {
             "n_questions": len(self.questions),
             "n_dropped": len(self.dropped),
             "n_leaked": len(self.leaked),
             "n_without_gold": sum(not question.chunk_ids for question in self.questions),
+            **({} if self.n_unanswerable is None else {"n_unanswerable": self.n_unanswerable}),
             "n_llm_calls": self.n_llm_calls,
             "n_completion_tokens": self.n_completion_tokens,
         }
@@ -115,6 +117,7 @@ def tell_of(blocks: Sequence[WrittenBlock]) -> None:
         observe.log(f"dropped {len(places)} pairs: {reason} ({named})", reason=reason, count=len(places))
     questions = [question for block in blocks for question in block.questions]
     without_gold = sum(not question.chunk_ids for question in questions)
+    without_gold -= sum(block.n_unanswerable or 0 for block in blocks)
     if without_gold:
         observe.warn(f"{without_gold} of {len(questions)} questions: no chunk is known to hold the answer")
     leaked = [place for block in blocks for place in block.leaked.items()]
