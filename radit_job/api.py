@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from radit_job.config.loading import load_config
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
-from radit_job.models.loading import open_embedder, open_generator, open_local_lm, tuned_ref
+from radit_job.models.loading import open_embedder, open_generator, open_local_lm, tuned_ref, tuned_retriever_ref
 from radit_job.pipeline.graph import producer_of
 from radit_job.pipeline.names import run_file
 from radit_job.pipeline.runs import load_results, require_run
@@ -26,7 +26,7 @@ from radit_job.rag.prompts import Prompts
 from radit_job.rag.retrieval import search
 from radit_job.rag.vector_index import VectorIndex
 from radit_job.rag.voting import retrieval_weights, vote
-from radit_job.records import CLOSED_BOOK_ARMS, TUNED_ARMS, Chunk, read_rows
+from radit_job.records import CLOSED_BOOK_ARMS, RETRIEVER_ARMS, TUNED_ARMS, Chunk, read_rows
 from radit_job.store import open_store
 from radit_job.store.artifacts import fetch, find
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # Their folders are deleted when the process ends, and not with the Run: what `artifact` returned is only a path.
 _FETCHED: list[tempfile.TemporaryDirectory[str]] = []
-ASKABLE_ARMS = ("closed_book", "base", "lm", "lm_closed_book")
+ASKABLE_ARMS = ("closed_book", "base", "lm", "lm_closed_book", "retriever", "dual")
 
 
 class Run:
@@ -93,7 +93,10 @@ class Run:
         return folder
 
     def retriever(self, arm: str = "lm") -> BaseRetriever:
-        """The arm's retriever over the run's chunks, with the run's k; it ranks as the pipeline does."""
+        """The arm's retriever over the run's chunks, with the run's k; it ranks as the pipeline does.
+
+        The tuned one encodes the queries anew; the chunks keep the vectors of the untuned one.
+        """
         self._check_arm(arm)
         if arm in CLOSED_BOOK_ARMS:
             raise ConfigError(f"{arm} reads no documents, so it has no retriever")
@@ -104,7 +107,7 @@ class Run:
             found = search(index.vectors, query, k=self.config.retrieval.k)
             return found.rows[0], found.similarities[0]
 
-        return as_retriever(chunks, self._embedder, nearest)
+        return as_retriever(chunks, self._tuned_embedder if arm in RETRIEVER_ARMS else self._embedder, nearest)
 
     def llm(self, arm: str = "lm") -> LLM:
         """The arm's language model with the run's system prompt: a HuggingFaceLLM, or of a served model an OpenAI."""
@@ -122,7 +125,9 @@ class Run:
         lm = open_generator(self._model(arm))
         asking = Asking(
             conversations=self._conversations(arm),
-            choose=lambda answers, similarities: vote(answers, retrieval_weights(similarities)),
+            weigh=partial(retrieval_weights, temperature=self.config.retrieval.temperature),
+            choose=vote,
+            mixes=self.config.retrieval.context == "ensemble",
             max_new_tokens=self.config.answer.max_new_tokens,
             temperature=self.config.answer.temperature,
             seed=self.config.seed,
@@ -134,7 +139,7 @@ class Run:
         retrieval = self.config.retrieval
         prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
         build = builder_of(arm, prompts, shots=())
-        if retrieval.context == "separate" and arm not in CLOSED_BOOK_ARMS:
+        if retrieval.context != "joined" and arm not in CLOSED_BOOK_ARMS:
             return lambda question, texts: [build(question, [text]) for text in texts or [""]]
         return lambda question, texts: [build(question, texts)]
 
@@ -153,6 +158,10 @@ class Run:
     @cached_property
     def _embedder(self) -> Embedder:
         return open_embedder(self.config.models.embedder.ref())
+
+    @cached_property
+    def _tuned_embedder(self) -> Embedder:
+        return open_embedder(tuned_retriever_ref(self.artifact("retriever"), self.config.models.embedder.ref()))
 
 
 def open_run(store: str, run: str) -> Run:

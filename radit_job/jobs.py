@@ -43,6 +43,23 @@ WHOLE = Shard()  # one process does it all
 
 
 @dataclass(frozen=True, slots=True)
+class NodeGroup:
+    """The machines that do one stage together, and which of them this process is on. The first one publishes."""
+
+    index: int = 0
+    count: int = 1
+    endpoint: str = ""  # host:port where they meet, on the first one; empty where there is only one
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that publishes."""
+        return self.index == 0
+
+
+ALONE = NodeGroup()  # one machine, whatever the number of its processes
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """Everything that one stage's process needs to know; the store keeps it as JSON with the run."""
 
@@ -55,6 +72,7 @@ class JobSpec:
     lineage: tuple[tuple[str, str], ...] = ()  # (stage, key) of every stage behind this one; empty unless it wants it
     resources: Resources = field(default_factory=lambda: Resources(1.0))
     shards: int = 1  # pods that share the work; each finds its number in JOB_COMPLETION_INDEX
+    nodes: int = 1  # pods that train together; the number, too, and RADIT_ENDPOINT tells where they meet
     replace: bool = False  # take the place of what is committed under the key: it is damaged, or the user forces it
     budget_usd: float | None = None  # what calls to paid services may cost, all shards together; None: no limit
     prices: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model name: config.services.Price

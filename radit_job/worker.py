@@ -9,7 +9,6 @@ import errno
 import importlib
 import json
 import os
-import re
 import threading
 import time
 import traceback
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from radit_job import observe
-from radit_job.errors import ConfigError, CorruptArtifact, RaditError, StageFailed
-from radit_job.jobs import WHOLE, JobSpec, Shard
+from radit_job.errors import RaditError, StageFailed
+from radit_job.jobs import JobSpec, Shard
 from radit_job.models.ledger import Ledger
 from radit_job.observe.stage_output import StageOutput
 from radit_job.observe.usage import usage_since
@@ -28,8 +27,9 @@ from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.inputs import fetch_input, lineage_entry
 from radit_job.pipeline.paid_ledger import open_ledger
 from radit_job.pipeline.spending import Book
+from radit_job.share import Share, await_commit, is_done, share_of, standing_of, try_of
 from radit_job.store import ObjectStore, open_store
-from radit_job.store.artifacts import Manifest, find, publish, read_result
+from radit_job.store.artifacts import publish
 from radit_job.store.kept import KEEP_INTERVAL_S, kept_scratch
 from radit_job.store.local import store_error
 from radit_job.store.shards import FIRST_TRY, find_part, join, publish_part
@@ -38,11 +38,12 @@ SHOWN_KEY = 10  # characters of it in every event
 
 
 def run_stage(stage: str, spec_name: str, store_url: str) -> int:
-    """Run one stage, or one shard of it, as its JobSpec says; returns the process's exit code.
+    """Run one stage, or this process's share of it, as its JobSpec says; returns the process's exit code.
 
-    Environment: JOB_COMPLETION_INDEX, the shard's number, where the spec has several; RADIT_TRY, a name that all
-    processes of one try share, where the stage is to replace what is committed; RADIT_KEEP_SCRATCH_S, seconds between
-    savings of the scratch folder; RADIT_TERMINATION_LOG, a file for the error; RADIT_IMAGE, for the result.
+    Environment: JOB_COMPLETION_INDEX, the shard's or the node's number, where the spec has several; RADIT_ENDPOINT,
+    host:port where the nodes meet; RADIT_TRY, a name that all processes of one try share, where the stage is to replace
+    what is committed; RADIT_KEEP_SCRATCH_S, seconds between savings of the scratch folder; RADIT_TERMINATION_LOG, a
+    file for the error; RADIT_IMAGE, for the result.
     """
     output = StageOutput(stage=stage)
     _end_with_the_controller()
@@ -51,12 +52,11 @@ def run_stage(stage: str, spec_name: str, store_url: str) -> int:
         spec = _read_spec(store, stage, spec_name)
         output.labels |= {"run": spec.run, "key": spec.key[:SHOWN_KEY]}
         row = next(row for row in CATALOG if row.name == spec.stage)
-        shard = _shard(row, spec)
-        if shard.count > 1:
-            output.labels["shard"] = shard.index
+        share = share_of(row, spec)
+        output.labels |= share.labels
         # Two runs may want the same artifact at once. The second waits, and then finds it committed.
-        with store.hold(f"{spec.stage}-{spec.key}{_suffix(shard)}", wait=True):
-            _run_and_commit(store, row, spec, shard)
+        with store.hold(f"{spec.stage}-{spec.key}{share.suffix}", wait=True):
+            _run_and_commit(store, row, spec, share)
     except RaditError as error:
         output.show_error(error)
         return error.exit_code
@@ -85,78 +85,43 @@ def _read_spec(store: ObjectStore, stage: str, spec_name: str) -> JobSpec:
     return spec
 
 
-def _shard(row: StageRow, spec: JobSpec) -> Shard:
-    if spec.shards == 1:
-        return WHOLE
-    if not row.is_sharded:
-        raise ConfigError(f"{row.name} cannot be divided, but its spec has {spec.shards} shards", where=row.name)
-    number = os.environ.get("JOB_COMPLETION_INDEX", "")
-    if not number.isdecimal() or int(number) >= spec.shards:
-        raise ConfigError(
-            f"one of {spec.shards} shards must know its number, but it is {number!r}",
-            where="JOB_COMPLETION_INDEX",
-            todo="Run it as an Indexed Job, or set it yourself: 0 is the first.",
-        )
-    return Shard(int(number), spec.shards)
-
-
-def _try_of(spec: JobSpec, shard: Shard, standing: Manifest | None) -> str:
-    """What this try's parts and scratch are filed under, so that it reuses none of what it shall replace.
-
-    A process alone that is told no name takes the attempt's that it replaces: killed and started again it goes on,
-    until it has committed.
-    """
-    if not spec.replace:
-        return FIRST_TRY
-    name = os.environ.get("RADIT_TRY", "")
-    if not name and shard.count == 1:
-        return standing.attempt if standing else "first"
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", name):
-        raise ConfigError(
-            f"shards that replace an artifact must know which try they belong to, but it is {name!r}",
-            where="RADIT_TRY",
-            todo="Set it to letters, digits and dashes, the same for all shards of this try, such as the Job's uid.",
-        )
-    return name
-
-
-def _suffix(shard: Shard) -> str:
-    return f"-{shard.index}-of-{shard.count}" if shard.count > 1 else ""
-
-
-def _run_and_commit(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard) -> None:
-    standing = _standing(store, spec)
+def _run_and_commit(store: ObjectStore, row: StageRow, spec: JobSpec, share: Share) -> None:
+    standing = standing_of(store, spec)
     if standing and not spec.replace:
         observe.log("already committed; nothing to do")
+        _drop_of_node(store, spec, share, FIRST_TRY)
         return
-    nth_try = _try_of(spec, shard, standing)
-    if standing and shard.count == 1 and read_result(store, standing).get("try") == nth_try:
+    nth_try = try_of(spec, share, standing)
+    shard = share.shard
+    if shard.count == 1 and is_done(store, spec, standing, nth_try):
         observe.log("this try has committed already; nothing to do")  # and was killed before it could end
+        _drop_of_node(store, spec, share, nth_try)
         return
     if shard.count == 1:
-        _compute(store, row, spec, shard, nth_try)
+        _compute(store, row, spec, share, nth_try)
         return
     if find_part(store, spec.stage, spec.key, shard, nth_try):
         observe.log("this shard is already committed")
     else:
-        _compute(store, row, spec, shard, nth_try)
+        _compute(store, row, spec, share, nth_try)
     manifest = join(store, spec.stage, spec.key, shard.count, nth_try=nth_try, replace=spec.replace)
     if manifest is not None:
         observe.log("all shards are there; the artifact is committed", attempt=manifest.attempt)
 
 
-def _standing(store: ObjectStore, spec: JobSpec) -> Manifest | None:
-    try:
-        return find(store, spec.stage, spec.key)
-    except CorruptArtifact:
-        if not spec.replace:
-            raise
-        return None
+def _drop_of_node(store: ObjectStore, spec: JobSpec, share: Share, nth_try: str) -> None:
+    """What a node kept that was lost after its work, and finds the others done."""
+    if share.nodes.count > 1:
+        store.drop_scratch(_scratch_name(spec, share, nth_try))
 
 
-def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth_try: str) -> None:
+def _scratch_name(spec: JobSpec, share: Share, nth_try: str) -> str:
+    return f"{spec.stage}/{spec.key}{f'-{nth_try}' if nth_try else ''}{share.suffix}"
+
+
+def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, share: Share, nth_try: str) -> None:
     started_s = time.time()
-    scratch_name = f"{spec.stage}/{spec.key}{f'-{nth_try}' if nth_try else ''}{_suffix(shard)}"
+    scratch_name = _scratch_name(spec, share, nth_try)
     work_name = f"{scratch_name}.work"  # on the store's own file system, where it can link files, and never saved
     store.drop_scratch(work_name)
     work = store.scratch(work_name)
@@ -166,10 +131,14 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, shard: Shard, nth
     interval_s = float(os.environ.get("RADIT_KEEP_SCRATCH_S") or KEEP_INTERVAL_S)
     try:
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
-            own = Book(spec.stage, spec.key, nth_try, shard.index, shard.count)
+            own = Book(spec.stage, spec.key, nth_try, share.index, share.count)
             ledger = open_ledger(store, spec, own, scratch_name, scratch, work / "earlier") if row.pays else Ledger()
-            counters = _call(row, store, spec, shard, fetched, out, scratch, ledger)
-            _publish(store, row, spec, shard, nth_try, out, _result(spec, counters, started_s, nth_try, ledger))
+            counters = _call(row, store, spec, share, fetched, out, scratch, ledger)
+            if share.nodes.is_first:
+                result = _result(spec, counters, started_s, nth_try, ledger)
+                _publish(store, row, spec, share.shard, nth_try, out, result)
+            else:
+                await_commit(store, spec, share, nth_try)
     finally:
         with suppress(RaditError):  # whatever went wrong before it is the one to tell
             store.drop_scratch(work_name)
@@ -191,7 +160,7 @@ def _call(
     row: StageRow,
     store: ObjectStore,
     spec: JobSpec,
-    shard: Shard,
+    share: Share,
     fetched: Path,
     out: Path,
     scratch: Path,
@@ -201,7 +170,9 @@ def _call(
     if row.pays:
         arguments["ledger"] = ledger
     if row.is_sharded:
-        arguments["shard"] = shard
+        arguments["shard"] = share.shard
+    if row.spans_nodes:
+        arguments["nodes"] = share.nodes
     for reference in spec.inputs:
         arguments[reference.artifact] = fetch_input(store, reference, fetched)
     if row.wants_lineage:
@@ -228,6 +199,7 @@ def _result(
         "spent": {model: item.to_json() for model, item in ledger.spent.items()},
         "inputs": inputs,
         **({"try": nth_try} if nth_try else {}),
+        **({"n_nodes": spec.nodes} if spec.nodes > 1 else {}),
         **usage_since(started_s),
     }
 

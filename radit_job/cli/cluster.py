@@ -41,7 +41,8 @@ def render(
         typer.Option("--stage", metavar="STAGE", help="This stage's Job alone; its inputs must be committed."),
     ] = None,
 ) -> None:
-    """Print what `kubectl apply` needs: the run's controller and its configuration, or one stage's Job.
+    """Print what `kubectl apply` needs: the run's controller and its configuration, or one stage's Job (with the
+    Service by which its pods find each other, where it has several nodes).
 
     With --stage, the job's description and the documents are put into the store, where the Job will look for them.
 
@@ -50,6 +51,7 @@ def render(
       radit render my.yaml --store s3://bucket/prefix --stage index | kubectl apply -f -
     """
     from radit_job.executors.kubernetes.manifest import as_yaml, controller_objects, stage_job
+    from radit_job.executors.kubernetes.node_group import service_of
     from radit_job.pipeline.names import spec_file
     from radit_job.pipeline.planner import Planner
     from radit_job.pipeline.runs import load_run
@@ -66,7 +68,8 @@ def render(
         spec = Planner(loaded, opened, identity_of, load_run(opened, run)).job_of(stage, run)
         spec_name = spec_file(run, stage, spec.key)
         opened.write(spec_name, json.dumps(spec.to_json(), indent=1, ensure_ascii=False).encode())
-        objects = [stage_job(spec, spec_name, settings, store_url=opened.url)]
+        job = stage_job(spec, spec_name, settings, store_url=opened.url)
+        objects = [one for one in (service_of(job), job) if one is not None]
     typer.echo(as_yaml(objects), nl=False)
 
 

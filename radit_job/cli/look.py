@@ -182,7 +182,7 @@ def report(
 def ask(
     run: RunArgument,
     question: Annotated[str, typer.Argument(help="The question.")],
-    arm: Annotated[str, typer.Option(help="closed_book, base or lm.")] = "lm",
+    arm: Annotated[str, typer.Option(help="closed_book, base, lm, lm_closed_book, retriever or dual.")] = "lm",
     store: RunStoreOption = DEFAULT_STORE,
 ) -> None:
     """Ask one of a run's arms, and see which pages it read."""

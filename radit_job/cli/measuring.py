@@ -200,6 +200,7 @@ def _answering_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
     for arm in config.evaluate.arms:
         n_chunks = 0 if arm in CLOSED_BOOK_ARMS else 1 if retrieval.context == "separate" else retrieval.k
         yield arm, builder_of(arm, prompts, shots)("", [""] * n_chunks)
+    yield "candidate", prompts.with_context("", [""])
     yield "example", [*prompts.with_context("", [""] * retrieval.k), Message("assistant", "")]
     yield "bare example", [*prompts.closed_book(""), Message("assistant", "")]
 

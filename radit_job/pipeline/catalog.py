@@ -13,10 +13,12 @@ from radit_job.config.slices import (
     AugmentSlice,
     EvaluateSlice,
     FinetuneLMSlice,
+    FinetuneRetrieverSlice,
     GenerateSlice,
     IndexSlice,
     IngestSlice,
     ReportSlice,
+    ScoreSlice,
     Slice,
     SplitSlice,
 )
@@ -37,6 +39,7 @@ class StageRow:
     )
     is_heavy: bool = False  # wants all cores: never beside another heavy stage on one machine
     is_sharded: bool = False  # gets `shard`, its part of the stage's blocks: several processes can share the work
+    spans_nodes: bool = False  # gets `nodes`, the processes that train together; one of them publishes
     pays: bool = False  # may call a paid service: gets `ledger`, which keeps what it paid for
     wants_lineage: bool = False  # gets `lineage`, the record of every stage behind it
 
@@ -60,7 +63,7 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "generate",
-        3,
+        4,
         GenerateSlice,
         reads=("chunks", "question_file?"),
         writes=("questions",),
@@ -73,7 +76,7 @@ CATALOG: tuple[StageRow, ...] = (
     StageRow("split", 2, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
     StageRow(
         "augment",
-        3,
+        4,
         AugmentSlice,
         reads=("train_questions", "chunks", "embeddings"),
         writes=("examples",),
@@ -83,20 +86,43 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "finetune_lm",
-        2,
+        3,
         FinetuneLMSlice,
         reads=("examples",),
         writes=("lm",),
         models=("lm",),
         memory_gib=8.0,
         is_heavy=True,
+        spans_nodes=True,
         pays=True,
     ),
     StageRow(
+        "score",
+        1,
+        ScoreSlice,
+        reads=("train_questions", "chunks", "embeddings"),
+        writes=("lm_scores",),
+        models=("lm", "embedder"),
+        memory_gib=4.0,
+        is_heavy=True,
+        is_sharded=True,
+        pays=True,
+    ),
+    StageRow(
+        "finetune_retriever",
+        1,
+        FinetuneRetrieverSlice,
+        reads=("lm_scores", "embeddings"),
+        writes=("retriever",),
+        models=("embedder",),
+        memory_gib=3.0,
+        is_heavy=True,
+    ),
+    StageRow(
         "answer",
-        3,
+        4,
         AnswerSlice,
-        reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?"),
+        reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?", "retriever?"),
         writes=("predictions",),
         models=("lm", "embedder"),
         memory_gib=4.0,
@@ -106,7 +132,7 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "evaluate",
-        3,
+        4,
         EvaluateSlice,
         reads=("predictions", "chunks"),
         writes=("scores", "results"),
@@ -116,9 +142,20 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "report",
-        1,
+        2,
         ReportSlice,
-        reads=("chunks", "questions", "train_questions", "val_questions", "lm?", "predictions", "scores", "results"),
+        reads=(
+            "chunks",
+            "questions",
+            "train_questions",
+            "val_questions",
+            "lm?",
+            "lm_scores?",
+            "retriever?",
+            "predictions",
+            "scores",
+            "results",
+        ),
         writes=("report",),
         memory_gib=0.5,
         wants_lineage=True,

@@ -11,12 +11,14 @@ from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.executors.kubernetes.client import KubernetesClient, connect
 from radit_job.executors.kubernetes.manifest import stage_job
+from radit_job.executors.kubernetes.node_group import service_of
 from radit_job.executors.kubernetes.permissions import missing
 from radit_job.jobs import JobSpec, Resources
 from radit_job.model_ref import OPENAI_URL, key_variable
 from radit_job.pipeline.catalog import StageRow
 from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
+from radit_job.pipeline.planner import nodes_of
 from radit_job.pipeline.served import Use, served_uses
 from radit_job.store import ObjectStore
 
@@ -36,11 +38,15 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
 
     def access() -> Finding:
         client = connect(settings.context, settings.namespace, patience_s=PATIENCE_S)
-        lacking = missing(client)
+        samples = [_sample(row, nodes_of(row, config)) for row in needed_rows(config)]
+        lacking = missing(client, has_node_groups=any(sample.nodes > 1 for sample in samples))
         clients.append(client)
         if not lacking:
-            for row in needed_rows(config):
-                client.try_to_create("jobs", stage_job(_sample(row), "sample", settings, store_url=store.url))
+            for sample in samples:
+                job = stage_job(sample, "sample", settings, store_url=store.url)
+                client.try_to_create("jobs", job)
+                if service := service_of(job):
+                    client.try_to_create("services", service)
         if lacking:
             todo = "k8s/base/role.yaml has what a run needs; whoever administers the namespace can bind it to you."
             raise ConfigError(f"you may not {'; '.join(lacking)}", where=f"namespace {client.namespace}", todo=todo)
@@ -61,9 +67,10 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
         yield from _nodes(clients[0], name, profile)
 
 
-def _sample(row: StageRow) -> JobSpec:
+def _sample(row: StageRow, nodes: int) -> JobSpec:
     """A job of the stage that nobody will run."""
-    return JobSpec("check", row.name, row.version, "0" * 64, {}, (), resources=Resources(row.memory_gib, row.is_heavy))
+    resources = Resources(row.memory_gib, row.is_heavy)
+    return JobSpec("check", row.name, row.version, "0" * 64, {}, (), resources=resources, nodes=nodes)
 
 
 def _local_models(config: Config) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from radit_job.pipeline.heartbeat import is_alive
 from radit_job.pipeline.names import run_file, spec_file
 from radit_job.pipeline.outputs import error_of, publish_results
 from radit_job.pipeline.plan import Decision, IdentityOf
-from radit_job.pipeline.planner import Planner
+from radit_job.pipeline.planner import Planner, nodes_of
 from radit_job.pipeline.runs import BEHIND_UNTIL, RunRecord, StageRecord, load_run, now, save_run
 from radit_job.pipeline.spending import drop_books, paid_models
 from radit_job.store import ObjectStore
@@ -141,8 +141,10 @@ class Controller:
     def _start(self, executor: Executor, row: StageRow, decision: Decision) -> None:
         record = self._record.stages[row.name]
         keys = {name: item.key for name, item in self._record.stages.items() if item.key}
-        shards = self._loaded.config.kubernetes.placement(row.name).shards if executor.name == "kubernetes" else 1
-        spec = self._planner.spec(row, decision, self._record.run, keys, shards=shards)
+        config, pods = self._loaded.config, {}
+        if executor.name == "kubernetes":
+            pods = {"shards": config.kubernetes.placement(row.name).shards, "nodes": nodes_of(row, config)}
+        spec = self._planner.spec(row, decision, self._record.run, keys, **pods)
         spec_name = spec_file(self._record.run, row.name, spec.key)
         self._store.write(spec_name, json.dumps(spec.to_json(), indent=1, ensure_ascii=False).encode())
         record.status, record.why, record.key, record.condition = "running", decision.why, decision.key, None

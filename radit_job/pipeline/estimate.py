@@ -109,6 +109,8 @@ class _Sizes:
                 yield self._texts(self.n_train, self._question(use.role))
             case "finetune_lm", _:
                 yield self._training()
+            case "score", _:
+                yield self._scores()
             case "answer", "lm":
                 is_tuned = use.priced_as != use.model.name
                 yield from (self._answers(arm) for arm in self._config.evaluate.arms if (arm in TUNED_ARMS) == is_tuned)
@@ -192,6 +194,12 @@ class _Sizes:
             n_context = self._measures.chunk_tokens["lm"] * retrieval.k
         n_tokens = self._frame("lm", kind) + n_context + self._question("lm") + self._reference("lm")
         return EstimatedCalls(1, n_training_tokens=n_examples * n_tokens * tuning.epochs)
+
+    def _scores(self) -> EstimatedCalls:
+        """Each candidate's prompt with the reference behind it, sent back with one new token."""
+        n_pairs = self.n_train * min(self._config.finetune_retriever.candidates, self._measures.n_chunks)
+        n_filled = self._question("lm") + self._measures.chunk_tokens["lm"] + self._reference("lm")
+        return EstimatedCalls(n_pairs, self._frame("lm", "candidate") + n_filled, 1, 1)
 
     def _answers(self, arm: str) -> EstimatedCalls:
         retrieval, n_per_question = self._config.retrieval, 1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from radit_job.config.schema import Config
 from radit_job.errors import ConfigError
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
-from radit_job.records import TUNED_ARMS
+from radit_job.records import RETRIEVER_ARMS, TUNED_ARMS
 
 
 def artifact_name(read: str) -> str:
@@ -24,10 +24,13 @@ def producer_of(artifact: str) -> str:
 
 def unused_stages(config: Config) -> dict[str, str]:
     """Stages that this configuration has no use for, and why."""
-    if TUNED_ARMS & set(config.evaluate.arms):
-        return {}
-    reason = "evaluate.arms names no arm with a tuned LM"
-    return {"augment": reason, "finetune_lm": reason}
+    arms = set(config.evaluate.arms)
+    unused: dict[str, str] = {}
+    if not TUNED_ARMS & arms:
+        unused |= dict.fromkeys(("augment", "finetune_lm"), "evaluate.arms names no arm with a tuned LM")
+    if not RETRIEVER_ARMS & arms:
+        unused |= dict.fromkeys(("score", "finetune_retriever"), "evaluate.arms names no arm with a tuned retriever")
+    return unused
 
 
 def needed_rows(config: Config, until: str | None = None) -> list[StageRow]:

@@ -9,6 +9,7 @@ from radit_job import observe
 from radit_job.config.canonical import config_digest
 from radit_job.config.fields import result_values
 from radit_job.config.loading import LoadedConfig
+from radit_job.config.schema import Config
 from radit_job.config.slices import Slice
 from radit_job.errors import ConfigError, CorruptArtifact
 from radit_job.jobs import ArtifactRef, JobSpec, Resources
@@ -20,6 +21,11 @@ from radit_job.pipeline.sources import find_sources, publish_source
 from radit_job.pipeline.spending import left_usd, paid_models, prices_of, read_books
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import Manifest, damage, find, read_result
+
+
+def nodes_of(row: StageRow, config: Config) -> int:
+    """Pods of a cluster that do a stage together."""
+    return config.finetune_lm.nodes if row.spans_nodes else 1
 
 
 class Planner:
@@ -79,7 +85,7 @@ class Planner:
         for row in self.rows:
             decision, manifest = self.decide(row)
             if row.name == stage:
-                return self.spec(row, decision, run, keys, shards=1)
+                return self.spec(row, decision, run, keys, nodes=nodes_of(row, self._loaded.config))
             if manifest is None and row.name in ancestors(stage):
                 todo = f"Run that first: radit run {self._loaded.path} --until {row.name}"
                 raise ConfigError(f"{stage} reads what {row.name} writes, which is not in the store", todo=todo)
@@ -108,8 +114,20 @@ class Planner:
             digest = manifest.digest_of(artifact)
             self.artifacts[artifact] = ArtifactRef(artifact, manifest.stage, manifest.key, digest)
 
-    def spec(self, row: StageRow, decision: Decision, run: str, keys: Mapping[str, str], *, shards: int) -> JobSpec:
-        """The job of a stage that is to run; `keys` are those of the stages before it."""
+    def spec(
+        self,
+        row: StageRow,
+        decision: Decision,
+        run: str,
+        keys: Mapping[str, str],
+        *,
+        shards: int = 1,
+        nodes: int = 1,
+    ) -> JobSpec:
+        """The job of a stage that is to run; `keys` are those of the stages before it.
+
+        `shards`, `nodes`: the pods of a cluster that do it; on one machine both are 1.
+        """
         behind = ancestors(row.name) if row.wants_lineage else set()
         inputs = [self.artifacts[name] for name in map(artifact_name, row.reads) if name in self.artifacts]
         return JobSpec(
@@ -122,6 +140,7 @@ class Planner:
             lineage=tuple((name, key) for name, key in keys.items() if name in behind),
             resources=Resources(row.memory_gib, row.is_heavy),
             shards=shards,
+            nodes=nodes,
             replace=decision.replace,
             budget_usd=left_usd(row, str(decision.key), self._loaded.config, read_books(self._store, run)),
             prices=prices_of(self._loaded.config) if paid_models(row, self._loaded.config) else {},

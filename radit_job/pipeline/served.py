@@ -39,6 +39,7 @@ def _uses(config: Config) -> Iterator[Use]:
         yield Use("augment", "embedder", embedder, embedder.name)
     if config.finetune_lm.engine == "openai" and config.finetune_lm.api.job_id is None:
         yield Use("finetune_lm", "lm", lm, lm.name, is_training=True)
+    yield Use("score", "lm", lm, lm.name)
     if arms - TUNED_ARMS:
         yield Use("answer", "lm", lm, lm.name)
     if arms & TUNED_ARMS:

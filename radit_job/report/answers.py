@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from radit_job.records import Prediction, Score
+from radit_job.records import RETRIEVER_ARMS, Prediction, Score
 from radit_job.report.labels import arm_name
 from radit_job.report.results import TUNED_PAIRS
 
@@ -24,6 +24,15 @@ class ArmAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What a retriever found for one question."""
+
+    title: str
+    chunks: tuple[tuple[str, str, bool], ...]  # (chunk id, place such as "llama.pdf, p. 4", is it gold?), best first
+    gold_rank: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One question with the answers of all arms."""
 
@@ -31,10 +40,7 @@ class Comparison:
     question: str
     reference: str
     answers: tuple[ArmAnswer, ...]
-    sources: tuple[
-        tuple[str, str, bool], ...
-    ]  # (chunk id, place such as "llama.pdf, p. 4", whether it is gold), best first
-    gold_rank: int | None
+    retrieved: tuple[Sources, ...]  # of each retriever; of both in one where they found the same
     difference: float | None  # of the compared arm's score against the other's; of one arm alone its score
 
     @property
@@ -86,8 +92,6 @@ def _comparison(
     pages: Mapping[str, int | None],
 ) -> Comparison:
     any_row = next(iter(found.values()))
-    # Arms with a retriever of their own would differ; here all retrieving arms see the same chunks.
-    retrieved = next((found[arm] for arm in (first, *arms) if arm in found and found[arm].chunk_ids), any_row)
     answers = tuple(
         ArmAnswer(arm, arm_name(arm), row.answer, values.get((row.question_id, arm)), _note(row))
         for arm in arms
@@ -100,12 +104,25 @@ def _comparison(
         question=any_row.question,
         reference=any_row.reference,
         answers=answers,
-        sources=tuple(
-            (chunk, place(chunk, pages.get(chunk)), chunk in retrieved.gold_chunk_ids) for chunk in retrieved.chunk_ids
-        ),
-        gold_rank=retrieved.gold_rank,
+        retrieved=_retrieved(found, pages),
         difference=None if mine is None or other is None else mine - other,
     )
+
+
+def _retrieved(found: Mapping[str, Prediction], pages: Mapping[str, int | None]) -> tuple[Sources, ...]:
+    """What the untuned and the tuned retriever found: all arms of one retriever see the same chunks."""
+    rows = [row for row in found.values() if row.chunk_ids]
+    untuned = next((row for row in rows if row.arm not in RETRIEVER_ARMS), None)
+    tuned = next((row for row in rows if row.arm in RETRIEVER_ARMS), None)
+    if untuned and tuned and (untuned.chunk_ids, untuned.gold_rank) == (tuned.chunk_ids, tuned.gold_rank):
+        return (_sources("retrieved, tuned or not", untuned, pages),)
+    shown = [("retrieved", untuned), ("by the tuned retriever", tuned)]
+    return tuple(_sources(title, row, pages) for title, row in shown if row)
+
+
+def _sources(title: str, row: Prediction, pages: Mapping[str, int | None]) -> Sources:
+    chunks = tuple((chunk, place(chunk, pages.get(chunk)), chunk in row.gold_chunk_ids) for chunk in row.chunk_ids)
+    return Sources(title, chunks, row.gold_rank)
 
 
 def _note(row: Prediction) -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from radit_job.report import judge
+from radit_job.report import judge, retrieval
+from radit_job.report.claims import Finding, claim
 from radit_job.report.labels import arm_name, interval, metric_label, number
-from radit_job.report.results import FEWEST_TO_CLAIM, TUNED_PAIRS, Difference, Results, Verdict
+from radit_job.report.results import FEWEST_TO_CLAIM, TUNED_PAIRS, Results
 
 HEADLINE_METRICS = ("token_f1", "rouge_l", "semantic_similarity", "correctness", "exact_match")
-NO_CLAIM = "no difference one could claim"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One sentence, its topic, and which way it points."""
-
-    topic: str
-    text: str
-    verdict: Verdict | Literal["note"]  # note: it says how to read the others
+SUBJECTS = {"dual": "Tuned LM and retriever", "retriever": "Tuned retriever"}  # of the headline; else the tuned LM
 
 
 def headline_metric(results: Results, split: str = "val") -> str | None:
@@ -43,9 +34,12 @@ def headline(results: Results) -> str:
             change = f"{name} {number(base.mean)} → {number(tuned.mean)}"
             prompted = results.difference("few_shot", "base", metric) if against == "base" else None
             alone = f" A few-shot prompt alone gives {claim(prompted)}." if prompted else ""
+            both = results.difference("dual", "base", metric) if arm == "lm" else None
+            besides = f" With the retriever tuned, too: {claim(both)}." if both else ""
             gain = f"{change}, a difference of {claim(difference)}."
             how = "" if against == "base" else ", both without retrieved chunks,"
-            return f"Tuned LM against base{how} on {_questions(difference.n)}: {gain}{alone}"
+            subject = SUBJECTS.get(arm, "Tuned LM")
+            return f"{subject} against base{how} on {_questions(difference.n)}: {gain}{besides}{alone}"
     arms = [f"{arm_name(arm)} {_mean(results, arm, metric)}" for arm in results.arms if results.mean(arm, metric)]
     measured = "; ".join(arms) or "nothing could be measured"
     return f"{name[0].upper()}{name[1:]} on {_questions(n)}: {measured}. In this run {_missing(results, metric)}."
@@ -68,13 +62,15 @@ def findings(
     reference_words: float | None = None,
     n_leaked: int = 0,
     settings: Mapping[str, Any] | None = None,
+    retriever_training: Sequence[str] = (),
 ) -> list[Finding]:
     """What explains or limits the headline, most telling first; what was not measured is left out.
 
     Args:
         reference_words: mean length of the reference answers.
         n_leaked: held-out questions that stand with their answer in the corpus itself.
-        settings: the run's; which model judges is looked up there.
+        settings: the run's; which model judges is looked up there, and how many chunks a question gets.
+        retriever_training: what its training says of what can be expected of the tuned retriever.
     """
     metric = headline_metric(results)
     found = [
@@ -82,6 +78,8 @@ def findings(
         *(_decomposition(results, metric) if metric else []),
         _preference(results),
         _reference_loss(results),
+        *retrieval.findings(results, metric, k=((settings or {}).get("retrieval") or {}).get("k")),
+        Finding("The retriever’s training", " ".join(retriever_training), "note") if retriever_training else None,
         _length(results, reference_words),
         _retrieval(results, metric) if metric else None,
         _without_retrieval(results, metric) if metric else None,
@@ -91,19 +89,6 @@ def findings(
         _few_questions(results),
     ]
     return [finding for finding in found if finding]
-
-
-def claim(difference: Difference, *, decimals: int = 2) -> str:
-    """`+0.25 [0.14, 0.36]`, and what may not be concluded from it."""
-    values = (difference.delta, difference.low, difference.high)
-    # An end that rounds to zero would hide on which side of zero it lies.
-    if any(value is not None and value != 0 and round(value, decimals) == 0 for value in values):
-        decimals += 1
-    ends = interval(difference.low, difference.high, decimals)
-    text = f"{number(difference.delta, decimals, signed=True)} {ends}".strip()
-    if difference.n < FEWEST_TO_CLAIM:
-        return f"{text} on {difference.n}: too few questions for a claim"
-    return text if difference.is_clear else f"{text}: {NO_CLAIM}"
 
 
 def _leakage(results: Results, n_leaked: int) -> Finding | None:

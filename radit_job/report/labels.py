@@ -103,6 +103,12 @@ ARM_MEANINGS = {
     "dual": "tuned LM with the tuned retriever's chunks",
 }
 
+CONTEXT_MEANINGS = {
+    "joined": "joined: all in one prompt",
+    "separate": "separate: one prompt each, answers voted by retrieval weight",
+    "ensemble": "ensemble: one prompt each, next-token probabilities mixed by retrieval weight",
+}
+
 
 def metric_label(metric: str) -> MetricLabel:
     """The label of a metric; `recall_at_<k>` by its k, an unknown metric by its own name."""

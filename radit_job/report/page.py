@@ -18,10 +18,11 @@ import yaml
 from markupsafe import Markup
 
 from radit_job.hashing import short
-from radit_job.records import DocumentRow, Dropped, Prediction, Score
-from radit_job.report import figures, judge, labels, plots, provenance, served, training
+from radit_job.records import CandidateScores, DocumentRow, Dropped, Prediction, Score
+from radit_job.report import figures, judge, labels, plots, provenance, retrieval, retriever_training, served, training
 from radit_job.report.answers import Comparison, compared_arms, comparisons, extremes
 from radit_job.report.findings import findings, headline, headline_metric
+from radit_job.report.preferences import preferences
 from radit_job.report.results import FEWEST_TO_CLAIM, Mean, Results
 from radit_job.report.spending import spending
 
@@ -40,6 +41,8 @@ class Material:
     n_questions: Mapping[str, int]  # "train" and "val"
     n_passages: int  # on which the held-out questions stand; a question without a known gold chunk has one of its own
     training: Mapping[str, Any] | None  # lm/training.json; None when no LM was tuned
+    retriever_training: Mapping[str, Any] | None  # retriever/training.json; None when no retriever was tuned
+    lm_scores: Iterable[CandidateScores]  # what it learned from
     predictions: Sequence[Prediction]
     scores: Iterable[Score]
     pages: Mapping[str, int | None]  # chunk id -> page, of the retrieved chunks
@@ -86,13 +89,15 @@ def render(material: Material) -> str:
             reference_words=reference_words,
             n_leaked=sum(row.is_held_out for row in leaks),
             settings=material.settings,
+            retriever_training=retriever_training.cautions(material.retriever_training),
         ),
         overview=[_figure(svg) for svg in plots.overview(results)],
         tables=[_results_table(results, "val"), _results_table(results, "train")],
         differences=[_figure(svg) for svg in plots.differences(results)],
         lengths=_figure(plots.lengths(results, reference_words)),
         training=_training(material),
-        retrieval=_retrieval(results),
+        retriever_training=_retriever_training(material),
+        retrieval=retrieval.table(results),
         judge=judge.section(results, material.settings),
         judge_address=served.address(material.settings, "judge"),
         preference=_figure(plots.preference(results)),
@@ -133,8 +138,15 @@ def _facts(material: Material) -> list[tuple[str, str, str]]:
         ("training questions", f"{material.n_questions.get('train', 0):,}", ""),
         ("held-out questions", f"{n_val:,}", f"on {material.n_passages:,} passages, never asked in training"),
         *served.facts(material.settings, material.training),
+        _context_fact(material.settings["retrieval"]),
         ("computing time", labels.duration(seconds), "all stages, cached ones included"),
     ]
+
+
+def _context_fact(settings: Mapping[str, Any]) -> tuple[str, str, str]:
+    form = str(settings["context"])
+    n_chunks = f"{settings['k']} chunk{'' if settings['k'] == 1 else 's'}"
+    return "context of a question", n_chunks, labels.CONTEXT_MEANINGS.get(form, form)
 
 
 def _reference_words(predictions: Sequence[Prediction]) -> float | None:
@@ -167,26 +179,20 @@ def _cell(results: Results, arm: str, metric: str, split: str) -> dict[str, Any]
     return {"row": row, "verdict": verdict, "decimals": labels.metric_label(metric).decimals}
 
 
-def _retrieval(results: Results) -> list[dict[str, Any]]:
-    found = results.retrieval_rows()
-    several = len(found) > len({row.metric for row, _ in found})
-    return [
-        {
-            "row": row,
-            "label": labels.metric_label(row.metric),
-            "arms": ", ".join(labels.arm_name(arm) for arm in arms) if several else "",
-        }
-        for row, arms in found
-    ]
-
-
 def _counters(lineage: Sequence[Mapping[str, Any]], stage: str) -> Mapping[str, Any]:
     return next((item.get("counters") or {} for item in lineage if item["stage"] == stage), {})
 
 
 def _training(material: Material) -> dict[str, Any] | None:
-    found = training.section(material.training, _counters(material.lineage, "finetune_lm"))
+    found = training.section(
+        material.training, _counters(material.lineage, "finetune_lm"), _counters(material.lineage, "augment")
+    )
     return found and {**found, "curve": _figure(found["curve"])}
+
+
+def _retriever_training(material: Material) -> dict[str, Any] | None:
+    found = retriever_training.section(material.retriever_training, preferences(material.lm_scores))
+    return found and {**found, "curves": [_figure(found[name]) for name in ("divergence", "recall")]}
 
 
 def _answers(material: Material, results: Results) -> dict[str, Any] | None:

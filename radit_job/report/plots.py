@@ -13,6 +13,7 @@ from radit_job.report.results import Difference, Mean, Results
 
 LENGTH = "answer_words"
 SHORT_NAMES = {"lm_closed_book": "tuned closed"}  # the labels' margin is narrow
+SHORT_AGAINST = SHORT_NAMES | {"base": "base", "retriever": "retriever"}  # behind the name of another arm
 
 
 def overview(results: Results) -> list[str]:
@@ -100,7 +101,7 @@ def _difference_rows(results: Results, metric: str) -> tuple[Span, ...]:
 
 def _difference_span(row: Difference) -> Span:
     text = f"{number(row.delta, 2, signed=True)} {interval(row.low, row.high)}"
-    label = f"{_name(row.arm)} − {'base' if row.against == 'base' else _name(row.against)}"
+    label = f"{_name(row.arm)} − {SHORT_AGAINST.get(row.against) or arm_name(row.against)}"
     faint = "" if row.is_clear else " unclear"
     return Span(
         label, row.delta or 0.0, row.low, row.high, f"arm-{row.arm}{faint}", text, is_hollow=row.against != "base"

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from radit_job.records import RETRIEVER_ARMS
 from radit_job.report.labels import is_retrieval, metric_label
 
 Verdict = Literal["better", "worse", "different", "unclear"]
 
 # A bootstrap over so few questions gives intervals that are far too narrow (one question: a point).
 FEWEST_TO_CLAIM = 8
-# A tuned LM and the base LM that was asked in the same way.
-TUNED_PAIRS = (("lm", "base"), ("lm_closed_book", "closed_book"))
+# What was tuned, and the base LM that was asked in the same way; the first pair that there is makes the headline.
+TUNED_PAIRS = (("lm", "base"), ("dual", "base"), ("retriever", "base"), ("lm_closed_book", "closed_book"))
 SHOWN_PAIRS = (
     ("lm", "base"),
+    ("dual", "base"),
+    ("dual", "lm"),
+    ("retriever", "base"),
     ("few_shot", "base"),
     ("lm", "few_shot"),
+    ("dual", "few_shot"),
+    ("dual", "retriever"),
     ("closed_book", "base"),
     ("lm_closed_book", "closed_book"),
 )
@@ -72,6 +78,16 @@ class Difference:
         return Difference(self.against, self.arm, self.split, self.metric, delta, low, high, self.n)
 
 
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """One retrieval metric of the untuned and of the tuned retriever, and the second minus the first."""
+
+    metric: str
+    untuned: Mean | None
+    tuned: Mean | None
+    difference: Difference | None
+
+
 class Results:
     """The rows and pairs of one results.json; missing parts are empty, unknown fields are ignored."""
 
@@ -110,17 +126,22 @@ class Results:
         names = dict.fromkeys(row.metric for row in self.rows if row.split == split and not is_retrieval(row.metric))
         return sorted(names, key=lambda name: name == "answer_words")
 
-    def retrieval_rows(self, split: str = "val") -> list[tuple[Mean, list[str]]]:
-        """One row per retrieval metric and retriever, with its arms: equal figures are one retriever."""
-        found: dict[tuple[object, ...], tuple[Mean, list[str]]] = {}
-        for row in self.rows:
-            if row.split == split and is_retrieval(row.metric) and row.mean is not None:
-                found.setdefault((row.metric, row.mean, row.n), (row, []))[1].append(row.arm)
-        return sorted(found.values(), key=lambda entry: _retrieval_order(entry[0].metric))
+    def retrieval(self, split: str = "val") -> list[Retrieval]:
+        """One row per retrieval metric; it is measured once for each retriever, under one of its arms."""
+        names = {row.metric for row in self.rows if row.split == split and is_retrieval(row.metric)}
+        found = [self._retrieval(metric, split) for metric in sorted(names, key=_retrieval_order)]
+        return [row for row in found if row.untuned or row.tuned]
+
+    def _retrieval(self, metric: str, split: str) -> Retrieval:
+        rows = [row for row in self.rows if (row.metric, row.split) == (metric, split) and row.mean is not None]
+        tuned = next((row for row in rows if row.arm in RETRIEVER_ARMS), None)
+        untuned = next((row for row in rows if row.arm not in RETRIEVER_ARMS), None)
+        difference = self.difference(tuned.arm, untuned.arm, metric, split) if tuned and untuned else None
+        return Retrieval(metric, untuned, tuned, difference)
 
     def shown_pairs(self, split: str = "val") -> list[tuple[str, str]]:
         """The (arm, against) pairs that were compared, in one direction each; those that explain a gain come first."""
-        present = dict.fromkeys((pair.arm, pair.against) for pair in self.pairs if pair.split == split)
+        present = dict.fromkeys((pair.arm, pair.against) for pair in self.answer_pairs(split))
         shown: list[tuple[str, str]] = []
         for arm, against in [*(pair for pair in SHOWN_PAIRS if pair in present), *present]:
             if not {(arm, against), (against, arm)} & set(shown):

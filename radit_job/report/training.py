@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from radit_job.report import figures
+from radit_job.report import curves
 
 API = "openai"  # training.json's engine; a local one names none
 
 
-def section(training: Mapping[str, Any] | None, counters: Mapping[str, Any]) -> dict[str, Any] | None:
+def section(
+    training: Mapping[str, Any] | None, counters: Mapping[str, Any], augmented: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """The curve as SVG, the keys to its lines as (CSS class, text), the facts by name; None without a tuned LM.
 
     Args:
         training: lm/training.json; that of a fine-tuning API tells some of the steps, and lacks what only a local
             engine knows.
         counters: of the stage that tuned.
+        augmented: those of the stage that made the examples.
     """
     if training is None:
         return None
@@ -24,7 +27,11 @@ def section(training: Mapping[str, Any] | None, counters: Mapping[str, Any]) -> 
     return {
         "curve": _curve(training, train, dev),
         "keys": _keys(training, train, dev),
-        "facts": {name: value for name, value in _facts(training, counters).items() if value is not None},
+        "facts": {
+            name: value
+            for name, value in {**_facts(training, counters), **_contexts(augmented or {})}.items()
+            if value is not None
+        },
     }
 
 
@@ -51,11 +58,11 @@ def _curve(
     is_whole = len(train) >= _n_steps(training)
     said = [f"held-out loss from {dev[0][1]:.3f} to {min(loss for _, loss in dev):.3f} at its lowest"] if dev else []
     if train and is_whole:
-        last = figures.smoothed(train)[-1][1]
+        last = curves.smoothed(train)[-1][1]
         said.insert(0, f"training loss from {train[0][1]:.3f} to {last:.3f} (smoothed)")
     elif train:
         said.insert(0, f"training loss from {train[0][1]:.3f} to {train[-1][1]:.3f}")
-    return figures.loss_curve(
+    return curves.loss_curve(
         train,
         dev,
         best_step=training.get("best_step"),
@@ -96,6 +103,17 @@ def _facts(training: Mapping[str, Any], counters: Mapping[str, Any]) -> dict[str
         "trained parameters": _trained(training.get("n_trainable_parameters"), training.get("n_parameters")),
         "speed": f"{counters['tokens_per_s']:,.0f} tokens/s" if counters.get("tokens_per_s") else None,
         "arithmetic": training.get("dtype"),
+    }
+
+
+def _contexts(augmented: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training questions' contexts held, where it was not simply what retrieval found."""
+    n_without, n_left_out = augmented.get("n_without_gold"), augmented.get("n_gold_left_out")
+    left_out = f"{n_without:.0f}, {n_left_out:.0f} of them on purpose" if n_without and n_left_out is not None else None
+    n_distracted = augmented.get("n_with_distractors")
+    return {
+        "training questions without their gold chunk": left_out,
+        "with the gold chunk among near misses": f"{n_distracted:.0f}" if n_distracted else None,
     }
 
 

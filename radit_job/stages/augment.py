@@ -15,9 +15,11 @@ from radit_job.models.ledger import Ledger
 from radit_job.models.loading import open_embedder
 from radit_job.rag.answering import NO_CONTEXT
 from radit_job.rag.context import Context, find_contexts
-from radit_job.rag.grouping import connected_groups
+from radit_job.rag.grouping import group_names
 from radit_job.rag.metrics import reciprocal_rank
 from radit_job.rag.prompts import Prompts
+from radit_job.rag.training_contexts import TrainingContext, Wanted, depth, figures, training_contexts
+from radit_job.rag.vector_index import VectorIndex
 from radit_job.records import Example, Message, Question, read_rows, write_rows
 
 
@@ -44,40 +46,67 @@ def run(
         )
     retrieval = config.retrieval
     form = "none" if config.training_context == "none" else retrieval.context
-    contexts = [NO_CONTEXT] * len(questions)
-    if form != "none":
-        embedder = open_embedder(config.embedder.ref(), ledger)
-        contexts = find_contexts(questions, embedder.embed_queries, embeddings=embeddings, chunks=chunks, k=retrieval.k)
+    made = None if form == "none" else _contexts(config, questions, embeddings, chunks, ledger)
+    contexts = [NO_CONTEXT] * len(questions) if made is None else [row.context for row in made]
     prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
     folder = out / "examples"
     n_examples = write_rows(folder / "examples.jsonl", _examples(questions, contexts, prompts, form))
     _write_openai(folder / "openai.jsonl", read_rows(folder / "examples.jsonl", Example))
     _write_llamaindex(folder / "llamaindex.json", questions, contexts)
-    figures = {
-        "n_examples": n_examples,
-        "n_questions": len(questions),
+    counts = {"n_examples": n_examples, "n_questions": len(questions)}
+    facts = {
+        **counts,
         "context": form,
         "k": 0 if form == "none" else retrieval.k,
         **_gold_figures(contexts, retrieval.k),
     }
-    (folder / "augment.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    observe.log("augmented", **figures)
-    return {"n_examples": n_examples, "n_questions": len(questions)}
+    if made is not None:
+        held = figures(questions, made)
+        facts |= {**config.added.model_dump(), **held}
+        counts |= {name: value for name, value in held.items() if isinstance(value, int)}
+    (folder / "augment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    observe.log("augmented", **facts)
+    return dict(counts)
+
+
+def _contexts(
+    config: AugmentSlice, questions: Sequence[Question], embeddings: Path, chunks: Path, ledger: Ledger | None
+) -> list[TrainingContext]:
+    """Retrieved as deep as the examples that are added need it."""
+    added = config.added
+    wanted = Wanted(config.retrieval.k, added.without_gold_share, added.distractors, config.seed)
+    embedder = open_embedder(config.embedder.ref(), ledger)
+    found = find_contexts(
+        questions,
+        embedder.embed_queries,
+        embeddings=embeddings,
+        chunks=chunks,
+        k=wanted.k if wanted.is_as_found else depth(questions, wanted, VectorIndex.open(embeddings).facts["n_chunks"]),
+        with_gold=not wanted.is_as_found,
+    )
+    made = training_contexts(questions, found, wanted)
+    if n_short := sum(row.n_missing > 0 for row in made):
+        observe.warn(
+            f"the corpus has too few chunks: {n_short} of {len(made)} training questions got fewer than they should; "
+            "lower retrieval.k or finetune_lm.examples.distractors, or cut smaller chunks"
+        )
+    return made
 
 
 def _examples(
     questions: Sequence[Question],
     contexts: Sequence[Context],
     prompts: Prompts,
-    form: Literal["joined", "separate", "none"],
+    form: Literal["joined", "separate", "ensemble", "none"],
 ) -> Iterator[Example]:
-    """One example per question with all its chunks, or, separate, one per question and chunk (RA-DIT, section 2.2).
+    """One example per question with all its chunks; in separate and ensemble one per question and chunk.
 
-    none: one per question, as it is asked without a context.
+    The latter is RA-DIT, section 2.2. none: one per question, as it is asked without a context.
     """
-    for question, context, group in zip(questions, contexts, _groups(questions), strict=True):
+    for question, context, group in zip(questions, contexts, group_names(questions), strict=True):
         n = len(context.chunk_ids)
-        for part in [slice(i, i + 1) for i in range(n)] if form == "separate" else [slice(0, n)]:
+        is_divided = form in ("separate", "ensemble") and n > 0
+        for part in [slice(i, i + 1) for i in range(n)] if is_divided else [slice(0, n)]:
             chunk_ids, texts = context.chunk_ids[part], context.texts[part]
             bare = form == "none"
             prompt = prompts.closed_book(question.question) if bare else prompts.with_context(question.question, texts)
@@ -93,18 +122,8 @@ def _examples(
             )
 
 
-def _groups(questions: Sequence[Question]) -> list[str]:
-    """Each question's group: those that share a gold chunk, directly or through others, have one name."""
-    names = [""] * len(questions)
-    for members in connected_groups([question.chunk_ids for question in questions]):
-        first = questions[members[0]]
-        for member in members:
-            names[member] = first.chunk_ids[0] if first.chunk_ids else first.question_id
-    return names
-
-
 def _gold_figures(contexts: Sequence[Context], k: int) -> dict[str, Any]:
-    """How often a context of 1, 2, ... k chunks holds a gold chunk, among the questions whose gold is known."""
+    """How often retrieval alone has a gold chunk among its first 1, 2, ... k, of the questions whose gold is known."""
     ranks = [context.gold_rank for context in contexts if context.gold_rank is not None]
     if not ranks:
         return {"n_gold_known": 0, "gold_in_context_share": None, "mrr": None}

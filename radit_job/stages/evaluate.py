@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from radit_job.records import NEED_CONTEXT, Chunk, Prediction, Score, read_block
 
 RESULTS_FORMAT = 1
 RETRIEVAL_METRICS = ("recall_at_k", "mrr")
-RETRIEVAL_ARMS = ("base", "few_shot", "lm")  # all with the same retriever, so the first one present speaks for it
+# Arms with the same retriever: the first one present speaks for it.
+UNTUNED_RETRIEVER_ARMS = ("base", "few_shot", "lm")
+TUNED_RETRIEVER_ARMS = ("retriever", "dual")
 
 
 def run(
@@ -38,18 +40,21 @@ def run(
     scores: list[Score] = []
     for name in answer_metrics:
         scores += judged[name] if name in judged else _answer_scores(config, name, rows, ledger)
-    scores += _retrieval_scores(config, rows)
+    retrieval_scores = list(_retrieval_scores(config, rows))
+    scores += retrieval_scores
     arms = list(dict.fromkeys(row.arm for row in rows))
     splits = ["val", "train"]
     scores.sort(
         key=lambda score: (arms.index(score.arm), splits.index(score.split))
     )  # stable: metrics keep their order
     write_rows(out / "scores" / "scores.jsonl", scores)
+    samples, seed = config.bootstrap_samples, config.seed
+    pairs = compare(scores, answer_metrics, samples=samples, seed=seed)
     results = {
         "format": RESULTS_FORMAT,
         "arms": arms,
-        "rows": summarize(scores, samples=config.bootstrap_samples, seed=config.seed),
-        "pairs": compare(scores, answer_metrics, samples=config.bootstrap_samples, seed=config.seed),
+        "rows": summarize(scores, samples=samples, seed=seed),
+        "pairs": pairs + _retriever_pairs(retrieval_scores, samples=samples, seed=seed),
         "judge": judge,
     }
     (out / "results").mkdir()
@@ -75,15 +80,32 @@ def _answer_scores(
 
 
 def _retrieval_scores(config: EvaluateSlice, rows: Sequence[Prediction]) -> Iterator[Score]:
-    """Recall and reciprocal rank of the questions whose gold chunk is known; they do not depend on the answer."""
-    present = {row.arm for row in rows}
-    arm = next((arm for arm in RETRIEVAL_ARMS if arm in present), None)
-    known = [(row, row.gold_rank) for row in rows if row.arm == arm and row.gold_rank is not None]
+    """Recall and reciprocal rank of the questions whose gold chunk is known; they do not depend on the answer.
+
+    Each retriever's are reported once, under one of its arms.
+    """
+    arms = {arm for arm in _speakers({row.arm for row in rows}) if arm is not None}
+    known = [(row, row.gold_rank) for row in rows if row.arm in arms and row.gold_rank is not None]
     if "recall_at_k" in config.metrics:
         for k in sorted({*config.recall_at, config.k}):
             yield from (_score(row, f"recall_at_{k}", metrics.recall_at(k, rank)) for row, rank in known)
     if "mrr" in config.metrics:
         yield from (_score(row, "mrr", metrics.reciprocal_rank(rank)) for row, rank in known)
+
+
+def _speakers(present: Set[str]) -> tuple[str | None, str | None]:
+    """The arms that speak for the tuned retriever and for the untuned one; None where no arm uses it."""
+    tuned = next((arm for arm in TUNED_RETRIEVER_ARMS if arm in present), None)
+    return tuned, next((arm for arm in UNTUNED_RETRIEVER_ARMS if arm in present), None)
+
+
+def _retriever_pairs(scores: Sequence[Score], *, samples: int, seed: int) -> list[dict[str, Any]]:
+    """The tuned retriever against the untuned one, in each metric of retrieval."""
+    tuned, untuned = _speakers({score.arm for score in scores})
+    if tuned is None or untuned is None:
+        return []
+    metrics = dict.fromkeys(score.metric for score in scores)
+    return compare(scores, metrics, samples=samples, seed=seed, pairs=[(tuned, untuned)])
 
 
 def _semantic_similarity(model: Model, rows: Sequence[Prediction], ledger: Ledger | None) -> Iterator[Score]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from radit_job import observe
 from radit_job.config.slices import FinetuneLMSlice
 from radit_job.errors import InputError
+from radit_job.jobs import ALONE, NodeGroup
 from radit_job.models.identity import model_identity
 from radit_job.models.ledger import Ledger
 from radit_job.models.loading import model_folder
@@ -16,10 +18,20 @@ from radit_job.models.packaged import PACKAGED
 from radit_job.records import Example, read_rows
 from radit_job.training.api_examples import MIN_VALIDATION_ROWS, refuse_mistakes
 from radit_job.training.examples import hold_out
+from radit_job.training.settings import LMTrainingSettings
+
+if TYPE_CHECKING:  # it imports torch
+    from radit_job.training.lm import TrainingSummary
 
 
 def run(
-    config: FinetuneLMSlice, *, examples: Path, out: Path, scratch: Path, ledger: Ledger | None = None
+    config: FinetuneLMSlice,
+    *,
+    examples: Path,
+    out: Path,
+    scratch: Path,
+    ledger: Ledger | None = None,
+    nodes: NodeGroup = ALONE,
 ) -> dict[str, float]:
     """Tune `config.lm` on `examples/examples.jsonl`; writes `lm/training.json`, `lm/README.md`, and the model.
 
@@ -27,6 +39,8 @@ def run(
     examples' groups. Engine openai writes `lm/model.json`, under which the service's model is found, and the files as
     they were sent, `lm/train.jsonl` and `lm/validation.jsonl`. Returns counters, loss (nats per answer token) and
     speed. InputError if there is nothing to train on, or if the service does not do it.
+
+    On several `nodes` the first one writes; the others help, and return nothing. TryAgainError if they lose it.
     """
     rows = list(read_rows(examples / "examples.jsonl", Example))
     train, dev = _held_out(config, rows)
@@ -35,13 +49,14 @@ def run(
             "there are no training examples", where=str(examples), todo="check the split and the questions"
         )
     observe.log("training examples", n_train=len(train), n_dev=len(dev), n_groups=_n_groups(rows))
-    (out / "lm").mkdir(exist_ok=True)
+    if nodes.is_first:
+        (out / "lm").mkdir(exist_ok=True)
     if config.finetune_lm.engine == "openai":
         counters = _tune_at_service(
             config, rows, train, dev, out=out / "lm", scratch=scratch, ledger=ledger or Ledger()
         )
     else:
-        counters = _tune_here(config, rows, train, dev, out=out / "lm", scratch=scratch)
+        counters = _tune_here(config, rows, train, dev, out=out / "lm", scratch=scratch, nodes=nodes)
     return {name: value for name, value in counters.items() if value is not None}
 
 
@@ -61,29 +76,14 @@ def _tune_here(
     *,
     out: Path,
     scratch: Path,
+    nodes: NodeGroup,
 ) -> dict[str, float | None]:
-    from radit_job.training.lm import tune  # late: it imports torch
-    from radit_job.training.model_card import model_card
-    from radit_job.training.settings import LMTrainingSettings
+    from radit_job.training.model_card import model_card  # late: it imports torch
 
-    tuning, lm = config.finetune_lm, config.lm
-    settings = LMTrainingSettings(
-        method=tuning.method,
-        epochs=tuning.epochs,
-        learning_rate=tuning.learning_rate,
-        warmup_share=tuning.warmup_share,
-        batch_size=tuning.batch_size,
-        accumulation_steps=tuning.accumulation_steps,
-        max_tokens=tuning.max_tokens,
-        lora_rank=tuning.lora_rank,
-        weight_decay=tuning.weight_decay,
-        patience=tuning.patience,
-        evaluations_per_epoch=tuning.evaluations_per_epoch,
-        checkpoint_interval_s=tuning.checkpoint_interval_s,
-        dtype=lm.dtype,
-        seed=config.seed,
-    )
-    summary = tune(model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name)
+    lm = config.lm
+    summary = _tuned(config, train, dev, out=out, scratch=scratch, nodes=nodes)
+    if summary is None:
+        return {}
     (out / "training.json").write_text(json.dumps(summary.to_json(), indent=1))
     card = model_card(
         summary,
@@ -101,11 +101,58 @@ def _tune_here(
         "n_dropped": summary.n_dropped,
         "n_steps": len(summary.steps),
         "n_tokens": summary.n_tokens,
+        "n_processes": summary.n_processes,
         "training_s": round(summary.training_s, 1),
         "tokens_per_s": round(summary.tokens_per_s, 1),
         "dev_loss_before": summary.dev_loss_before,
         "dev_loss_after": summary.dev_loss_after,
     }
+
+
+def _tuned(
+    config: FinetuneLMSlice,
+    train: Sequence[Example],
+    dev: Sequence[Example],
+    *,
+    out: Path,
+    scratch: Path,
+    nodes: NodeGroup,
+) -> TrainingSummary | None:
+    """Tune in this process, or with others; None where another machine has the summary."""
+    tuning, lm = config.finetune_lm, config.lm
+    settings = _settings(config)
+    # Without a cluster there is one machine, which has the processes of all.
+    n_processes = tuning.processes_per_node * (1 if nodes.count > 1 else tuning.nodes)
+    if nodes.count * n_processes == 1:
+        from radit_job.training.lm import tune
+
+        return tune(model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name)
+    from radit_job.training.launching import Machines, tune_together
+
+    machines = Machines(nodes.index, nodes.count, nodes.endpoint, n_processes)
+    return tune_together(
+        machines, model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name
+    )
+
+
+def _settings(config: FinetuneLMSlice) -> LMTrainingSettings:
+    tuning = config.finetune_lm
+    return LMTrainingSettings(
+        method=tuning.method,
+        epochs=tuning.epochs,
+        learning_rate=tuning.learning_rate,
+        warmup_share=tuning.warmup_share,
+        batch_size=tuning.batch_size,
+        accumulation_steps=tuning.accumulation_steps,
+        max_tokens=tuning.max_tokens,
+        lora_rank=tuning.lora_rank,
+        weight_decay=tuning.weight_decay,
+        patience=tuning.patience,
+        evaluations_per_epoch=tuning.evaluations_per_epoch,
+        checkpoint_interval_s=tuning.checkpoint_interval_s,
+        dtype=config.lm.dtype,
+        seed=config.seed,
+    )
 
 
 def _tune_at_service(

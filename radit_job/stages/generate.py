@@ -93,7 +93,8 @@ def _only_file(folder: Path | None) -> Path:
 
 
 def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> WrittenBlock:
-    pairs, dropped = usable_pairs(read_pairs(path), config.questions.max_answer_words)
+    wanted = config.questions
+    pairs, dropped = usable_pairs(read_pairs(path), wanted.max_answer_words, wanted.unanswerable)
     if len(pairs) < MIN_PAIRS:
         raise InputError(
             f"only {len(pairs)} usable pairs ({len(dropped)} were dropped); at least {MIN_PAIRS} are needed",
@@ -102,8 +103,11 @@ def _from_file(config: GenerateSlice, path: Path, chunk_file: Path) -> WrittenBl
         )
     with observe.progress("find gold chunks", unit="chunks") as bar:
         chunks = _counted(read_rows(chunk_file, Chunk), bar)
-        questions, leaked = questions_of(pairs, chunks, config.questions.limit, config.seed)
-    return WrittenBlock(0, None, questions, dropped, leaked)
+        questions, leaked = questions_of(pairs, chunks, wanted.limit, config.seed)
+    n_unanswerable = None
+    if wanted.unanswerable is not None:
+        n_unanswerable = sum(row.answer == wanted.unanswerable and not row.chunk_ids for row in questions)
+    return WrittenBlock(0, None, questions, dropped, leaked, n_unanswerable=n_unanswerable)
 
 
 def _counted(chunks: Iterator[Chunk], bar: observe.Progress) -> Iterator[Chunk]:

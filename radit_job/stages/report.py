@@ -10,7 +10,17 @@ from typing import Any
 from radit_job import observe
 from radit_job.config.slices import ReportSlice
 from radit_job.rag.grouping import connected_groups
-from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, read_blocks, read_rows
+from radit_job.records import (
+    CandidateScores,
+    Chunk,
+    DocumentRow,
+    Dropped,
+    Prediction,
+    Question,
+    Score,
+    read_blocks,
+    read_rows,
+)
 from radit_job.report.page import Material, render
 from radit_job.report.provenance import joined_summary
 
@@ -28,6 +38,8 @@ def run(
     out: Path,
     scratch: Path,
     lm: Path | None = None,
+    lm_scores: Path | None = None,
+    retriever: Path | None = None,
     lineage: Sequence[dict[str, Any]] = (),
 ) -> dict[str, float]:
     """Write `report/report.html`; returns its size and how many answers it shows."""
@@ -45,6 +57,8 @@ def run(
             n_questions={"train": len(train), "val": len(val)},
             n_passages=len(connected_groups([question.chunk_ids for question in val])),
             training=_json(lm / "training.json") if lm else None,
+            retriever_training=_json(retriever / "training.json") if retriever else None,
+            lm_scores=read_blocks(lm_scores, "*.jsonl", CandidateScores) if lm_scores else (),
             predictions=rows,
             scores=read_rows(scores / "scores.jsonl", Score),
             pages=_pages(chunks / "chunks.jsonl", {chunk for row in rows for chunk in row.chunk_ids}),

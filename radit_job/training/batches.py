@@ -38,6 +38,31 @@ def epoch_batches(examples: Sequence[EncodedExample], batch_size: int, seed: int
     return batches
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One process's part of one forward pass, while the others do theirs."""
+
+    examples: Sequence[EncodedExample]
+    counts: bool  # False: it had none left, and computes one only to keep step
+    n_examples: int  # in all processes together
+
+
+def shared_passes(examples: Sequence[EncodedExample], n_rows: int, rank: int, size: int) -> list[Pass]:
+    """The forward passes of process `rank` of `size`: equally many for each, of at most `n_rows` rows, each row once.
+
+    Several processes wait for one another in each pass, so the rows of one are of like length.
+    """
+    rows = list(examples)
+    if size > 1:
+        rows.sort(key=lambda example: -len(example.ids))  # stable: all processes find the same order
+    passes = []
+    for start in range(0, len(rows), n_rows * size):
+        together = rows[start : start + n_rows * size]
+        own = together[rank::size]
+        passes.append(Pass(own or rows[-1:], bool(own), len(together)))
+    return passes
+
+
 def collate(examples: Sequence[EncodedExample], device: torch.device) -> Tensors:
     """The examples as the tensors of one forward pass; ids of the padding do not matter, for nothing looks at them."""
     width = max(len(example.ids) for example in examples)

@@ -1,10 +1,11 @@
-"""Checkpoints of a training run: safetensors and JSON, whole or not at all, the last one only."""
+"""Checkpoints of a training run: safetensors and JSON, whole or not at all, the last ones only."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from radit_job import observe
 from radit_job.errors import StoreError
+from radit_job.training.spreading import like, own_part
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -21,10 +23,13 @@ ADAM_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Checkpoints:
-    """The checkpoints in one scratch folder: `step-<n>/` (tensors and state) and `best-<n>.safetensors`."""
+    """The checkpoints in one scratch folder: `step-<n>/` (tensors and state) and `best-<n>.safetensors`.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    The last `n_kept` steps are kept; more than one where others must have the same step, too.
+    """
+
+    def __init__(self, folder: Path, *, n_kept: int = 1) -> None:
+        self.folder, self.n_kept = folder, n_kept
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
@@ -34,16 +39,17 @@ class Checkpoints:
         unfinished.mkdir()
         _write_tensors(tensors, unfinished / "tensors.safetensors")
         (unfinished / "state.json").write_text(json.dumps({"step": step, **state}))
-        final = self.folder / f"step-{step:08d}"
+        final = self._folder_of(step)
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
-        for older in self._steps():
-            if older != final:
-                shutil.rmtree(older)
+        kept = [path for path in self._steps() if path <= final][-self.n_kept :]
+        for other in self._steps():
+            if other not in kept:
+                shutil.rmtree(other)
 
-    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The last checkpoint's tensors and state, or None; an unreadable one counts as none."""
-        steps = self._steps()
+    def load(self, step: int | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """A checkpoint's tensors and state, the last one's by default, or None; an unreadable one counts as none."""
+        steps = [path for path in self._steps() if step is None or path == self._folder_of(step)]
         if not steps:
             return None
         last = steps[-1]
@@ -53,6 +59,14 @@ class Checkpoints:
             observe.warn("the last checkpoint cannot be read: training begins anew", folder=str(last), error=str(error))
             return None
 
+    def states(self) -> list[dict[str, Any]]:
+        """The JSON states of the steps that are kept, as far as they can be read, the last one last."""
+        found = []
+        for folder in self._steps():
+            with suppress(OSError, ValueError):
+                found.append(json.loads((folder / "state.json").read_text()))
+        return found
+
     def save_best(self, step: int, weights: Tensors) -> None:
         """Keep the best weights so far beside those that the last checkpoint still names."""
         unfinished = self.folder / "unfinished.safetensors"
@@ -61,8 +75,12 @@ class Checkpoints:
 
     def forget_best_before(self, step: int) -> None:
         """To be called once a checkpoint names `step` as the best."""
+        self.forget_best_but({step})
+
+    def forget_best_but(self, steps: Collection[int]) -> None:
+        """To be called once no checkpoint names another step as the best."""
         for path in self.folder.glob("best-*.safetensors"):
-            if path != self.best_file(step):
+            if path not in map(self.best_file, steps):
                 path.unlink()
 
     def load_best(self, step: int) -> dict[str, torch.Tensor]:
@@ -73,6 +91,9 @@ class Checkpoints:
         """Where the best weights of a step are."""
         return self.folder / f"best-{step:08d}.safetensors"
 
+    def _folder_of(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
     def _steps(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
@@ -82,7 +103,7 @@ def optimizer_tensors(
 ) -> dict[str, torch.Tensor]:
     """AdamW's moments, by parameter name; empty before the first step."""
     return {
-        f"adam.{name}.{key}": optimizer.state[parameter][key]
+        f"adam.{name}.{key}": own_part(optimizer.state[parameter][key])
         for parameter, name in names.items()
         if parameter in optimizer.state
         for key in ADAM_MOMENTS
@@ -96,19 +117,20 @@ def restore_optimizer(
     for parameter, name in names.items():
         if f"adam.{name}.step" in tensors:
             found = {key: tensors[f"adam.{name}.{key}"] for key in ADAM_MOMENTS}
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
+            placed = {key: value.to(parameter.device) for key, value in found.items()}
+            optimizer.state[parameter] = placed | {key: like(parameter, placed[key]) for key in ADAM_MOMENTS[1:]}
 
 
 def restore_weights(names: Mapping[torch.nn.Parameter, str], tensors: Tensors) -> None:
     """Copy tensors into the parameters of the same name."""
     with torch.no_grad():
         for parameter, name in names.items():
-            parameter.copy_(tensors[name])
+            own_part(parameter).copy_(tensors[name])
 
 
 def _write_tensors(tensors: Tensors, path: Path) -> None:
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: own_part(tensor.detach()).cpu().contiguous() for name, tensor in tensors.items()}, path)
     except Exception as error:  # safetensors raises its own type, with the system's message inside
         raise StoreError(
             f"a training checkpoint cannot be written: {error}", where=str(path.parent), todo="free space there"

@@ -8,11 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from radit_job import observe
 from radit_job.errors import InputError
 from radit_job.models.chat import ChatFormat
-from radit_job.records import Example, Message
+from radit_job.records import CandidateScores, Example, Message
+
+Grouped = TypeVar("Grouped", Example, CandidateScores)
 
 MIN_END_TOKENS = 96  # what a cut leaves at either end of the user's message: the question stands at one of them
 GAP = "\n[...]\n"  # shows where something was cut
@@ -40,8 +43,8 @@ class EncodedSet:
     n_dropped: int  # could not be cut without touching the question or the answer
 
 
-def hold_out(rows: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to train on and held-out ones: whole groups, so that no gold chunk stands on both sides.
+def hold_out(rows: Sequence[Grouped], share: float, seed: int) -> tuple[list[Grouped], list[Grouped]]:
+    """Rows to train on and held-out ones: whole groups, so that no gold chunk stands on both sides.
 
     `share` of the groups (rounded, at least one if it is above 0 and there are two) is drawn with the seed.
     """

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 
+from radit_job.models import precision
 from radit_job.models.huggingface import HuggingFaceLM
 from radit_job.records import Example
-from radit_job.training.checkpoint import Checkpoints
 from radit_job.training.examples import EncodedSet, encode_examples
-from radit_job.training.loop import History, TrainingLoop
+from radit_job.training.history import History
+from radit_job.training.loop import TrainingLoop
 from radit_job.training.lowrank import MergedProduct, use_merged_products
 from radit_job.training.settings import LMTrainingSettings
+from radit_job.training.spreading import gathered_weights, kind_of
+from radit_job.training.world import ALONE, World
 
+CPU = torch.device("cpu")
 LORA_ALPHA_PER_RANK = 2  # the adapters' scaling
 
 
@@ -42,11 +46,17 @@ class TrainingSummary:
     n_parameters: int
     dtype: str
     settings: dict[str, Any]
+    world: dict[str, Any]  # nodes, processes_per_node, kind
     training_s: float  # in steps; evaluations and loading left out
 
     def to_json(self) -> dict[str, Any]:
         """What `training.json` holds: all but the time it took, so that equal weights are an equal artifact."""
         return {name: value for name, value in asdict(self).items() if name != "training_s"}
+
+    @property
+    def n_processes(self) -> int:
+        """How many trained together."""
+        return int(self.world["nodes"] * self.world["processes_per_node"])
 
     @property
     def n_tokens(self) -> int:
@@ -78,6 +88,7 @@ def tune(
     out: Path,
     scratch: Path,
     base_name: str,
+    world: World = ALONE,
 ) -> TrainingSummary:
     """Tune the model in `folder` and write `out/merged/` (and `out/adapter/` for LoRA) with the best weights.
 
@@ -85,17 +96,29 @@ def tune(
     checkpoints: a run that was killed goes on from the last one when it is given the same arguments, and ends with
     the same weights, to the bit on one thread. `base_name` is what the adapter names as its base. InputError if no
     example fits `settings.max_tokens` and the model's context; StageFailed if the loss is not finite any more.
+
+    The processes of a `world` each call it with the same arguments, but a `scratch` of their own machine: they share
+    out the examples of each step, and the first one writes.
     """
     torch.manual_seed(settings.seed)
+    if world.size > 1:  # "auto" is a measurement: the machines may differ
+        chosen = str(precision.choose_dtype(settings.dtype)).removeprefix("torch.")
+        settings = replace(settings, dtype=world.broadcast_json(chosen))
     # LoRA leaves the base alone, so that may be in half precision; full tuning keeps float32 and computes in half.
-    lm = HuggingFaceLM.open(folder, dtype=settings.dtype if settings.method == "lora" else "float32")
+    is_divided = settings.method == "full" and world.size > 1  # then no GPU needs to hold it whole
+    dtype = settings.dtype if settings.method == "lora" else "float32"
+    lm = HuggingFaceLM.open(folder, dtype=dtype, device=CPU if is_divided else None)
     limit = min(settings.max_tokens, lm.context_tokens)
     encoded = encode_examples(lm.chat, train, limit)
     held_out = encode_examples(lm.chat, dev, limit)
     model, merged = _prepare(lm.model, settings, base_name)
-    loop = TrainingLoop(model, merged, settings, encoded.examples, held_out.examples, Checkpoints(scratch))
+    loop = TrainingLoop(model, merged, settings, encoded.examples, held_out.examples, scratch, world)
     history = loop.run()
-    _save(model, lm.tokenizer, settings.method, out)
+    if is_divided:
+        weights = gathered_weights(loop.names, world)
+        model = _with_weights(folder, weights) if world.is_first else None
+    if world.is_first:
+        _save(model, lm.tokenizer, settings.method, out)
     return _summary(loop, history, encoded, held_out)
 
 
@@ -126,6 +149,13 @@ def _save(model: Any, tokenizer: Any, method: str, out: Path) -> None:
     tokenizer.save_pretrained(out / "merged")
 
 
+def _with_weights(folder: Path, weights: dict[str, torch.Tensor]) -> Any:
+    """The model of `folder` with other weights, whole."""
+    model = HuggingFaceLM.open(folder, dtype="float32", device=CPU).model
+    model.load_state_dict(weights, strict=False)  # tied weights have one name only
+    return model
+
+
 def _sort_target_modules(path: Path) -> None:
     """PEFT writes a set in whatever order it has in this process; equal adapters shall have equal files."""
     config = json.loads(path.read_text())
@@ -147,5 +177,10 @@ def _summary(loop: TrainingLoop, history: History, encoded: EncodedSet, held_out
         n_parameters=sum(p.numel() for p in loop.model.parameters()),
         dtype=str(loop.compute_dtype).removeprefix("torch."),
         settings=asdict(loop.settings) | {"learning_rate": loop.settings.peak_learning_rate},
+        world={
+            "nodes": loop.world.n_nodes,
+            "processes_per_node": loop.world.size // loop.world.n_nodes,
+            "kind": kind_of(loop.settings.method, loop.world),
+        },
         training_s=history.training_s,
     )

@@ -12,44 +12,39 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from radit_job import observe
-from radit_job.errors import StageFailed
+from radit_job.errors import Terminated
 from radit_job.hashing import digest
 from radit_job.models import precision
-from radit_job.training.batches import collate, epoch_batches
-from radit_job.training.checkpoint import Checkpoints, optimizer_tensors, restore_optimizer, restore_weights
+from radit_job.training.batches import Pass, collate, epoch_batches, shared_passes
 from radit_job.training.examples import EncodedExample
+from radit_job.training.history import History, check_finite
+from radit_job.training.keeping import keeper_of
 from radit_job.training.lowrank import MergedProduct
 from radit_job.training.settings import LMTrainingSettings, learning_rate_at
+from radit_job.training.spreading import keeping_gradients, let_go, spread, whole
+from radit_job.training.stopping import stop_request
+from radit_job.training.world import ALONE, World
 
 GRADIENT_NORM_LIMIT = 1.0
 
 
-@dataclass(slots=True)
-class History:
-    """What happened so far; a checkpoint carries it."""
-
-    steps: list[dict[str, float]] = field(
-        default_factory=list
-    )  # step, loss (nats per answer token), learning_rate, tokens
-    evaluations: list[dict[str, float]] = field(default_factory=list)  # step, epoch, dev_loss (nats per answer token)
-    best_step: int | None = None  # None without held-out examples
-    training_s: float = 0.0  # in steps, evaluations and loading left out
-    stopped_early: bool = False
-
-    def best_loss(self) -> float:
-        """The lowest held-out loss so far."""
-        return min((row["dev_loss"] for row in self.evaluations), default=math.inf)
+class StopHere(Exception):
+    """Somebody asked one of the processes to stop; the step at hand is let go."""
 
 
 class TrainingLoop:
-    """The state of one training run: weights, optimizer, history."""
+    """The state of one training run: weights, optimizer, history; the same in every process that trains with it.
+
+    Decisions are taken on what all processes have told one another, so all take the same.
+    """
 
     def __init__(
         self,
@@ -58,24 +53,29 @@ class TrainingLoop:
         settings: LMTrainingSettings,
         train: Sequence[EncodedExample],
         dev: Sequence[EncodedExample],
-        checkpoints: Checkpoints,
+        scratch: Path,
+        world: World = ALONE,
     ) -> None:
-        self.model, self.merged, self.settings, self.train, self.dev, self.checkpoints = (
+        self.model, self.merged, self.settings, self.train, self.dev, self.world = (
             model,
             merged,
             settings,
             train,
             dev,
-            checkpoints,
+            world,
         )
+        self.compute_dtype = precision.choose_dtype(settings.dtype)
+        self.forward = spread(model, settings.method, world)
         self.device = model.device
         self.names = {p: name for name, p in model.named_parameters() if p.requires_grad}
         matrices = [p for p in self.names if p.ndim >= 2]
         others = [p for p in self.names if p.ndim < 2]  # norms and biases are not decayed
         groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
-        self.compute_dtype = precision.choose_dtype(settings.dtype)
+        self.keeper = keeper_of(settings.method, scratch, self.names, self.optimizer, world)
         self.history = History()
+        self.done = 0  # steps
+        self._saved = -1  # steps that the last checkpoint has
         per_step = settings.batch_size * settings.accumulation_steps
         self.steps_per_epoch = math.ceil(len(train) / per_step)
         self.n_steps = max(1, math.ceil(self.steps_per_epoch * settings.epochs))
@@ -85,27 +85,49 @@ class TrainingLoop:
         self.fingerprint = digest([decisive, [list(example.ids) for example in (*train, *dev)]])
 
     def run(self) -> History:
-        """Train to the end, from the last checkpoint if there is one; the model holds the best weights afterwards."""
-        done = self._resume()
-        if done == 0:
-            self._evaluate(0)
+        """Train to the end, from the last checkpoint if there is one; the model holds the best weights afterwards.
+
+        On SIGTERM, to whichever of the processes, all keep a checkpoint of the same step and then obey.
+        """
+        with stop_request(patient=self.world.size > 1) as self._stop:
+            try:
+                self._run()
+            except StopHere:
+                if self._saved != self.done:
+                    self._save_checkpoint()
+                self.world.wait()  # until all have kept their share: the first to go takes the others with it
+                observe.log("told to stop: the steps done so far are kept", step=self.done, n_steps=self.n_steps)
+                self._stop.obey()
+                raise Terminated("terminated") from None
+        if self.history.best_step is not None and self.history.best_step != self.done:
+            self.keeper.restore_best(self.history.best_step)
+        return self.history
+
+    def _run(self) -> None:
+        self._resume()
+        if self._is_evaluation_due():
+            self._evaluate()
         saved_at_s = time.monotonic()
         with observe.progress("fine-tuning", total=self.n_steps, unit="steps") as bar:
-            bar.advance(done)
-            for step, rows in self._remaining_steps(done):
+            bar.advance(self.done)
+            for step, rows in self._remaining_steps(self.done):
                 bar.advance(1, loss=self._step(step, rows), tokens_per_s=round(self.tokens_per_s))
-                done = step + 1
-                evaluated = done % self.evaluation_interval == 0 or done == self.n_steps
+                self.done = step + 1
+                evaluated = self._is_evaluation_due()
                 if evaluated:
-                    self._evaluate(done)
-                if evaluated or time.monotonic() - saved_at_s >= self.settings.checkpoint_interval_s:
-                    self._save_checkpoint(done)
+                    self._evaluate()
+                is_late = time.monotonic() - saved_at_s >= self.settings.checkpoint_interval_s
+                if evaluated or self.world.any(is_late and self.world.is_first):  # all by one clock
+                    self._save_checkpoint()
                     saved_at_s = time.monotonic()
                 if self.history.stopped_early:
                     break
-        if self.history.best_step is not None and self.history.best_step != done:
-            restore_weights(self.names, self.checkpoints.load_best(self.history.best_step))
-        return self.history
+
+    def _is_evaluation_due(self) -> bool:
+        """Whether the held-out loss after the steps done is wanted and not measured yet."""
+        at_end = self.done == self.n_steps or self.history.stopped_early
+        is_wanted = self.done % self.evaluation_interval == 0 or at_end
+        return is_wanted and self.done not in {row["step"] for row in self.history.evaluations}
 
     @property
     def tokens_per_s(self) -> float:
@@ -133,14 +155,9 @@ class TrainingLoop:
         self._set_mode(training=True)
         examples = [self.train[row] for row in rows]
         n_answer_tokens = sum(example.n_answer_tokens for example in examples)
-        total_nats = 0.0
-        for part in self._passes(examples):
-            nats = self._nats(part)
-            # Each answer token weighs the same, however the step is cut into passes.
-            (nats / n_answer_tokens).backward()
-            total_nats += nats.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.names, GRADIENT_NORM_LIMIT)
-        _check_finite(step + 1, total_nats, float(norm))
+        total_nats = self._accumulate(examples, n_answer_tokens)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.names, GRADIENT_NORM_LIMIT))
+        check_finite(step + 1, total_nats, float(norm))
         self.optimizer.step()
         self.optimizer.zero_grad()
         loss = round(total_nats / n_answer_tokens, 4)
@@ -149,69 +166,85 @@ class TrainingLoop:
         self.history.training_s += time.perf_counter() - start_s
         return loss
 
-    def _evaluate(self, done: int) -> None:
-        """Measure the held-out loss after `done` steps; keep the weights if they are the best, or decide to stop."""
+    def _accumulate(self, examples: Sequence[EncodedExample], n_answer_tokens: int) -> float:
+        """Add up the gradients of these examples' mean loss, in all processes; returns their summed loss in nats."""
+        own_nats = 0.0
+        rng = torch.get_rng_state()
+        passes = self._passes(examples)
+        for number, part in enumerate(passes, start=1):
+            self._stop_if_asked(rng)
+            with keeping_gradients(self.forward, is_last=number == len(passes)):
+                nats = self._nats(part.examples)
+                # Each answer token weighs the same, however the step is cut into passes and shared out; the mean that
+                # is taken over the processes' gradients becomes their sum.
+                (nats / n_answer_tokens * (self.world.size if part.counts else 0)).backward()
+            own_nats += nats.item() if part.counts else 0.0
+        return self.world.sum(own_nats)
+
+    def _evaluate(self) -> None:
+        """Measure the held-out loss after the steps done; keep the weights if they are the best, or decide to stop."""
         if not self.dev:
             return
-        self._set_mode(training=False)
-        total_nats = 0.0
-        with torch.no_grad(), observe.progress("held-out loss", total=len(self.dev), unit="examples") as bar:
-            for part in self._passes(self.dev):
-                total_nats += self._nats(part).item()
-                bar.advance(len(part))
-        _check_finite(done, total_nats)
-        loss = total_nats / sum(example.n_answer_tokens for example in self.dev)
-        history = self.history
+        done, history = self.done, self.history
+        loss = self._held_out_nats() / sum(example.n_answer_tokens for example in self.dev)
+        check_finite(done, loss)
         if loss < history.best_loss():
             history.best_step = done
-            self.checkpoints.save_best(done, {name: p for p, name in self.names.items()})
+            self.keeper.save_best(done)
         history.evaluations.append({"step": done, "epoch": round(done / self.steps_per_epoch, 3), "dev_loss": loss})
         observe.log("held-out loss", step=done, nats_per_token=round(loss, 4), best_step=history.best_step)
         since_best = sum(row["step"] > (history.best_step or 0) for row in history.evaluations)
         history.stopped_early = 0 < self.settings.patience <= since_best and done < self.n_steps
+
+    def _held_out_nats(self) -> float:
+        self._set_mode(training=False)
+        own_nats = 0.0
+        with torch.no_grad(), observe.progress("held-out loss", total=len(self.dev), unit="examples") as bar:
+            for part in self._passes(self.dev):
+                self._stop_if_asked(torch.get_rng_state())
+                nats = self._nats(part.examples).item()
+                own_nats += nats if part.counts else 0.0
+                bar.advance(part.n_examples)
+        let_go(self.model)
+        return self.world.sum(own_nats)
+
+    def _stop_if_asked(self, rng: torch.Tensor) -> None:
+        """Let the step at hand go as if it had not begun, `rng` being the random numbers' state before it."""
+        if self.world.any(self._stop.is_made):
+            self.optimizer.zero_grad()
+            torch.set_rng_state(rng)
+            raise StopHere
 
     def _set_mode(self, *, training: bool) -> None:
         self.model.train(training)
         for product in self.merged:
             product.refresh()
 
-    def _passes(self, examples: Sequence[EncodedExample]) -> Iterator[Sequence[EncodedExample]]:
-        """The forward passes of these examples; on a CPU one row each, for then nothing is padded."""
-        rows = 1 if self.device.type == "cpu" else self.settings.batch_size
-        for start in range(0, len(examples), rows):
-            yield examples[start : start + rows]
+    def _passes(self, examples: Sequence[EncodedExample]) -> list[Pass]:
+        """The forward passes that fall to this process; on a CPU of one row each, for then nothing is padded."""
+        n_rows = 1 if self.device.type == "cpu" else self.settings.batch_size
+        return shared_passes(examples, n_rows, self.world.rank, self.world.size)
 
     def _nats(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
         """Summed negative log-probability of the answers' tokens; logits are computed at their positions only."""
         batch = collate(examples, self.device)
         with self._autocast():
-            out = self.model(input_ids=batch.input_ids, logits_to_keep=batch.positions, use_cache=False)
+            out = self.forward(input_ids=batch.input_ids, logits_to_keep=batch.positions, use_cache=False)
         logits = out.logits[batch.rows, batch.columns].float()  # [answer tokens, vocabulary]
         return functional.cross_entropy(logits, batch.targets, reduction="sum")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.compute_dtype == torch.bfloat16)
 
-    def _save_checkpoint(self, done: int) -> None:
-        weights = {f"weights.{name}": p for p, name in self.names.items()}
-        tensors = weights | optimizer_tensors(self.optimizer, self.names) | {"rng": torch.get_rng_state()}
-        self.checkpoints.save(done, tensors, {"fingerprint": self.fingerprint, "history": asdict(self.history)})
-        self.checkpoints.forget_best_before(self.history.best_step or 0)
+    def _save_checkpoint(self) -> None:
+        self.keeper.save(self.done, {"fingerprint": self.fingerprint, "history": asdict(self.history)})
+        self._saved = self.done
 
-    def _resume(self) -> int:
-        """Go back to the last checkpoint of the same run; returns how many steps are done."""
-        found = self.checkpoints.load()
-        if found is None or found[1]["fingerprint"] != self.fingerprint:
-            return 0
-        tensors, state = found
-        restore_weights(self.names, {name.removeprefix("weights."): tensor for name, tensor in tensors.items()})
-        restore_optimizer(self.optimizer, self.names, tensors)
-        torch.set_rng_state(tensors["rng"])
+    def _resume(self) -> None:
+        """Go back to the last checkpoint of the same run, if there is one."""
+        state = self.keeper.load(self.fingerprint)
+        if state is None:
+            return
         self.history = History(**state["history"])
-        observe.log("going on from a checkpoint", step=state["step"], n_steps=self.n_steps)
-        return int(state["step"])
-
-
-def _check_finite(step: int, *values: float) -> None:
-    if not all(map(math.isfinite, values)):
-        raise StageFailed(f"training diverged at step {step}", todo="lower finetune_lm.learning_rate")
+        self.done = self._saved = int(state["step"])
+        observe.log("going on from a checkpoint", step=self.done, n_steps=self.n_steps)

@@ -30,7 +30,7 @@ shown questions with retrieved passages, and learned the reference answers (loss
 | epochs asked for, steps done | {epochs:g}, {n_steps}{early} |
 | examples per step | {per_step} |
 | seed | {seed} |
-| arithmetic | {dtype} |
+| arithmetic | {dtype}{processes} |
 
 ## How it learned
 
@@ -81,6 +81,7 @@ def model_card(
         early=" (stopped early)" if summary.stopped_early else "",
         per_step=settings["batch_size"] * settings["accumulation_steps"],
         losses=_losses(summary),
+        processes=f", in {summary.n_processes} processes ({summary.world['kind']})" if summary.n_processes > 1 else "",
         adapter=", `adapter/` with `PeftModel.from_pretrained` on the base model" if is_lora else "",
     )
 

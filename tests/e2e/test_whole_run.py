@@ -9,13 +9,14 @@ import time
 
 from tests.e2e.conftest import Workplace, environment
 
-STAGES = ["ingest", "index", "generate", "split", "augment", "finetune_lm", "answer", "evaluate", "report"]
+STAGES = ["ingest", "index", "generate", "split", "augment", "finetune_lm", "score", "finetune_retriever"]
+STAGES += ["answer", "evaluate", "report"]
 
 
 def test_a_run_ends_with_results_a_table_and_a_page(finished: Workplace) -> None:
     results = finished.results()
     assert [stage["stage"] for stage in results["stages"]] == STAGES
-    assert results["arms"] == ["closed_book", "base", "few_shot", "lm"]
+    assert results["arms"] == ["closed_book", "base", "few_shot", "lm", "retriever", "dual"]
     val = {(row["arm"], row["metric"]): row for row in results["rows"] if row["split"] == "val"}
     assert val["lm", "token_f1"]["n"] + val["lm", "token_f1"]["n_failed"] >= 8
     assert val["base", "recall_at_1"]["mean"] > 0.9  # the quarry's own name is in the question

@@ -224,6 +224,7 @@ def test_missing_permissions_are_listed_one_by_one(server: KubernetesServer, cli
     assert "get pods/log" in missing(client)
     server.allow_only([])
     assert len(missing(client)) == len(PERMISSIONS)
+    assert missing(client, has_node_groups=True)[len(PERMISSIONS) :] == ["create services", "get services"]
 
 
 def test_an_answer_that_breaks_off_in_the_middle_is_asked_for_again(

@@ -11,7 +11,17 @@ from radit_job.config.schema import Config
 from radit_job.config.slices import ReportSlice
 from radit_job.rag.comparison import compare, summarize
 from radit_job.rag.metrics import TEXT_METRICS
-from radit_job.records import Chunk, DocumentRow, Dropped, Prediction, Question, Score, write_rows
+from radit_job.records import (
+    CandidateScores,
+    Chunk,
+    DocumentRow,
+    Dropped,
+    Prediction,
+    Question,
+    Score,
+    read_rows,
+    write_rows,
+)
 from radit_job.stages.report import run
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
@@ -147,12 +157,57 @@ def write(folder, predictions):
     (folder / "results/results.json").write_text(json.dumps(results))
 
 
+def add_retriever(folder, *, recall, **changes):
+    """A tuned retriever: its arms' answers, its figures on the twelve questions, and what its training left behind."""
+    val = list(read_rows(folder / "val_questions/questions.jsonl", Question))
+    other = [
+        prediction(row, arm, row.answer, ("plan.pdf#00016", row.chunk_ids[0]), 2)
+        for arm in ("retriever", "dual")
+        for row in val
+    ]
+    write(folder, [*answers("base", val), *answers("lm", val), *other])
+    path = folder / "results/results.json"
+    results = json.loads(path.read_text())
+    of = {"split": "val", "metric": "recall_at_3", "n": 12}
+    for arm, value in (("base", 0.5), ("retriever", 0.6)):
+        results["rows"].append(of | {"arm": arm, "mean": value, "low": 0.3, "high": 0.8, "n_failed": 0})
+    ends = dict(zip(("delta", "low", "high"), recall, strict=True))
+    results["pairs"].append(of | {"arm": "retriever", "against": "base"} | ends)
+    path.write_text(json.dumps(results))
+    epochs = [
+        {
+            "epoch": n,
+            "phase": "lsr",
+            "dev_kl_nats": 0.4 - n / 50,
+            "dev_recall": {"3": 0.5},
+            "dev_mrr": 0.4,
+            "dev_n_gold": 2,
+        }
+        for n in range(3)
+    ]
+    training = {
+        "settings": {"divergence": "forward"},
+        "n_train": 4,
+        "n_dev": 2,
+        "n_candidates": 8,
+        "best_epoch": 2,
+        "steps": [{"step": 1, "loss": 0.4, "retriever_entropy_nats": 2.0, "learning_rate": 2e-5}],
+        "epochs": epochs,
+        "target": {"entropy_nats": 1.2, "max_entropy_nats": 2.0794},
+    }
+    (folder / "retriever").mkdir()
+    (folder / "retriever/training.json").write_text(json.dumps(training | changes))
+    scored = CandidateScores("q12", "Q?", "g", ("a",), ("a", "b"), (0.4, 0.5), (-20.0, -25.0), 10)
+    write_rows(folder / "lm_scores/000000.jsonl", [scored])
+
+
 def report(folder, *, lm=True, lineage=LINEAGE, **settings):
     config = ReportSlice.of(Config(name="test", corpus={"paths": ["plan.pdf"]}, **settings))
     names = ("chunks", "questions", "train_questions", "val_questions", "predictions", "scores", "results")
     out = folder / "out"
     out.mkdir(exist_ok=True)
     inputs = {name: folder / name for name in names}
+    inputs |= {name: folder / name for name in ("lm_scores", "retriever") if (folder / name).exists()}
     counters = run(config, **inputs, lm=folder / "lm" if lm else None, lineage=lineage, out=out, scratch=folder)
     page = (out / "report/report.html").read_text(encoding="utf-8")
     assert counters["n_bytes"] == len(page.encode())
@@ -206,6 +261,61 @@ def test_the_page_tells_the_whole_story(artifacts):
     ):
         assert said in text, said
     assert f'title="sha256:{"b2" * 32}"' in page
+
+
+def test_a_tuned_retriever_is_shown_with_its_training(artifacts):
+    add_retriever(artifacts, recall=(0.1, 0.02, 0.18))
+    page, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "Retriever The tuned retriever gained: recall@3 0.50 → 0.60, a difference of +0.10 [0.02, 0.18].",
+        "Both halves The tuned retriever adds nothing that one could claim to the tuned LM",
+        "With the retriever tuned, too: ",
+        "metric untuned tuned difference n recall@3",
+        "KL divergence on training questions held out",
+        "of the 2 of them whose gold chunk is known",
+        "entropy of the target 1.20 of at most 2.08 nats (58 %)",
+        "KL(target ‖ retriever)",
+        "kept encoder epoch 2",
+        "100 % of 1 (the untuned retriever’s first: 0 %)",
+        "The epochs as a table epoch KL, nats recall@3 MRR 0 before training 0.400 0.500 0.400",
+        "by the tuned retriever: plan.pdf, p. 5",
+        "base LM with the tuned retriever's chunks",
+    ):
+        assert said in text, said
+    assert "No retriever was tuned" not in text and "untuned encoder was kept" not in text
+    assert page.count("▲<span") and "Held-out recall and MRR by epoch" in page
+
+
+def test_a_retriever_that_did_not_gain_is_never_said_to(artifacts):
+    add_retriever(
+        artifacts, recall=(0.1, 0.0, 0.18), best_epoch=0, target={"entropy_nats": 2.07, "max_entropy_nats": 2.0794}
+    )
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert "gained" not in text.replace("What was gained is told", "")
+    assert "shows no gain that one could claim: recall@3 0.50 → 0.60, a difference of +0.10 [0.00, 0.18]." in text
+    assert text.count("the untuned encoder was kept") == text.count("target is nearly flat") == 2  # findings, training
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [("joined", "all in one prompt"), ("separate", "answers voted"), ("ensemble", "next-token probabilities mixed")],
+)
+def test_the_way_to_use_context_is_named_in_words(artifacts, context, said):
+    _, balance = report(artifacts, retrieval={"context": context, "k": 2})
+    text = " ".join(" ".join(balance.texts).split())
+    assert f"context of a question 2 chunks {context}: " in text and said in text
+    assert "No retriever was tuned in this run." in text
+
+
+def test_what_the_training_contexts_held_comes_from_the_counters(artifacts):
+    counters = {"n_without_gold": 14, "n_gold_left_out": 9, "n_with_distractors": 40}
+    augment = LINEAGE[0] | {"stage": "augment", "counters": counters}
+    _, balance = report(artifacts, lineage=[*LINEAGE, augment])
+    text = " ".join(" ".join(balance.texts).split())
+    assert "training questions without their gold chunk 14, 9 of them on purpose" in text
+    assert "with the gold chunk among near misses 40" in text
 
 
 def test_the_same_inputs_give_the_same_page(artifacts):

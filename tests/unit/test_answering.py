@@ -19,7 +19,8 @@ def predicted(*written):
     chunks = [slice(0, 2)] if len(written) == 1 else [slice(0, 1), slice(1, 2)]
     answered = [Answered(Completion(text, 10, 7, reason), AnswerScore(-4.0, 2)) for text, reason in written]
     prompts = [Prompt(CONVERSATION, rows) for rows in chunks]
-    return to_prediction("base", Asked("val", QUESTION, CONTEXT), prompts, answered, max_new_tokens=7)
+    weights = [1.0] if len(written) == 1 else [0.9, 0.1]
+    return to_prediction("base", Asked("val", QUESTION, CONTEXT), prompts, answered, weights, max_new_tokens=7)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,23 @@ import gc
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
 
 from radit_job.api import Run, open_run
 from radit_job.config.schema import Config
-from radit_job.config.slices import AugmentSlice, IndexSlice
+from radit_job.config.slices import AnswerSlice, AugmentSlice, IndexSlice
 from radit_job.errors import ConfigError
+from radit_job.model_ref import ModelRef
+from radit_job.models import ensemble
 from radit_job.models.huggingface import HuggingFaceLM
+from radit_job.models.loading import model_folder, open_embedder
 from radit_job.pipeline.runs import RunRecord, StageRecord, save_run
-from radit_job.records import Chunk, Example, Message, Question, read_rows, write_rows
-from radit_job.stages import augment, index
+from radit_job.rag.vector_index import VectorIndex
+from radit_job.records import Chunk, Example, Message, Prediction, Question, read_blocks, read_rows, write_rows
+from radit_job.stages import answer, augment, index
 from radit_job.store import open_store
 from radit_job.store.artifacts import publish
 
@@ -36,7 +43,7 @@ class FolderRun(Run):
         return self.folder / name
 
 
-def config_of(lm_folder, *, context="joined", arms=("closed_book", "base", "few_shot")) -> Config:
+def config_of(lm_folder, *, context="joined", arms=("closed_book", "base", "few_shot"), temperature=0.05) -> Config:
     return Config.model_validate(
         {
             "name": "small",
@@ -45,7 +52,7 @@ def config_of(lm_folder, *, context="joined", arms=("closed_book", "base", "few_
                 "lm": {"provider": "huggingface", "name": str(lm_folder), "dtype": "float32"},
                 "embedder": {"dtype": "float32"},
             },
-            "retrieval": {"k": 2, "context": context},
+            "retrieval": {"k": 2, "context": context, "temperature": temperature},
             "answer": {"max_new_tokens": 4},
             "evaluate": {"arms": list(arms)},
         }
@@ -61,20 +68,40 @@ def artifacts(tiny_lm_folder, tmp_path_factory):
     write_rows(folder / "train_questions/questions.jsonl", [question])
     config = config_of(tiny_lm_folder)
     index.run(IndexSlice.of(config), chunks=folder / "chunks", out=folder, scratch=folder)
+    (folder / "lm").mkdir()
+    (folder / "lm" / "merged").symlink_to(tiny_lm_folder)
+    save_other_encoder(folder / "retriever")
     return folder
+
+
+def save_other_encoder(folder):
+    """A `retriever` artifact: the packaged encoder with other weights, so that it ranks otherwise."""
+    encoder = SentenceTransformer(str(model_folder(ModelRef("packaged", "all-minilm-l6-v2"))), local_files_only=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in encoder.parameters():
+            weights += 0.4 * weights.std() * torch.randn_like(weights)
+    encoder.save_pretrained(str(folder))
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The conversations that a model is asked."""
-    found, plain = [], HuggingFaceLM.complete
+    """The conversations that a model is asked, also as a mixture."""
+    found, plain, mixing = [], HuggingFaceLM.complete, ensemble.answer_mixtures
     monkeypatch.setattr(
         HuggingFaceLM, "complete", lambda self, turns, **more: found.extend(turns) or plain(self, turns, **more)
     )
+
+    def mixed(lm, mixtures, references, **more):
+        (mixture,) = mixtures
+        found.extend(mixture.conversations)
+        return mixing(lm, mixtures, references, **more)
+
+    monkeypatch.setattr(ensemble, "answer_mixtures", mixed)
     return found
 
 
-@pytest.mark.parametrize("context", ["joined", "separate"])
+@pytest.mark.parametrize("context", ["joined", "separate", "ensemble"])
 def test_the_query_engine_asks_what_training_shows(artifacts, tiny_lm_folder, tmp_path, asked, context):
     config = config_of(tiny_lm_folder, context=context)
     augment.run(
@@ -93,6 +120,37 @@ def test_the_query_engine_asks_what_training_shows(artifacts, tiny_lm_folder, tm
     assert [found.node.node_id for found in response.source_nodes] == names
     scores = [score for row in examples for score in row.scores]
     assert [found.score for found in response.source_nodes] == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.mark.parametrize("context", ["joined", "separate", "ensemble"])
+def test_an_arm_is_asked_as_the_pipeline_asks_it(artifacts, tiny_lm_folder, tmp_path, context):
+    arms = ["closed_book", "base", "retriever", "dual"]
+    config = config_of(tiny_lm_folder, context=context, arms=arms, temperature=0.5)
+    folders = {name: artifacts / name for name in ("train_questions", "chunks", "embeddings", "lm", "retriever")}
+    answer.run(
+        AnswerSlice.of(config), val_questions=folders["train_questions"], **folders, out=tmp_path, scratch=tmp_path
+    )
+    run = FolderRun(artifacts, config)
+    for row in read_blocks(tmp_path / "predictions", "*.jsonl", Prediction):
+        if row.split == "val":
+            response = run.query_engine(row.arm).query(QUESTION)
+            assert str(response) == row.answer
+            assert tuple(found.node.node_id for found in response.source_nodes) == row.chunk_ids
+            assert [found.score for found in response.source_nodes] == pytest.approx(row.scores, abs=1e-6)
+
+
+def test_the_tuned_retriever_encodes_the_question_and_not_the_chunks(artifacts, tiny_lm_folder):
+    run = FolderRun(artifacts, config_of(tiny_lm_folder, arms=["base", "lm", "retriever", "dual"]))
+    scores = {
+        arm: [found.score for found in run.retriever(arm).retrieve(QUESTION)]
+        for arm in ("base", "lm", "retriever", "dual")
+    }
+    assert scores["base"] == scores["lm"] != scores["retriever"] == scores["dual"]
+    vectors = VectorIndex.open(artifacts / "embeddings").vectors.take(np.arange(len(TEXTS)))
+    (query,) = open_embedder(ModelRef("huggingface", str(artifacts / "retriever"), dtype="float32")).embed_queries(
+        [QUESTION]
+    )
+    assert scores["dual"] == pytest.approx(sorted(vectors @ query, reverse=True)[:2], abs=1e-5)
 
 
 def test_closed_book_is_asked_without_documents(artifacts, tiny_lm_folder, asked):

@@ -13,7 +13,7 @@ from radit_job.config.cluster import SHARDED_STAGES, StageName
 from radit_job.config.models import Model
 from radit_job.config.schema import Config
 from radit_job.config.wording import schema_at
-from radit_job.jobs import Shard
+from radit_job.jobs import NodeGroup, Shard
 from radit_job.models.ledger import Ledger
 from radit_job.pipeline.catalog import CATALOG, SOURCES, StageRow
 
@@ -35,7 +35,11 @@ def test_a_stage_takes_what_its_row_reads_and_nothing_else(row: StageRow) -> Non
     lineage = {"lineage"} if row.wants_lineage else set()
     shard = {"shard"} if row.is_sharded else set()
     ledger = {"ledger"} if row.pays else set()
-    assert {parameter.name for parameter in keywords} == artifacts | {"out", "scratch"} | lineage | shard | ledger
+    nodes = {"nodes"} if row.spans_nodes else set()
+    assert {parameter.name for parameter in keywords} == artifacts | {
+        "out",
+        "scratch",
+    } | lineage | shard | ledger | nodes
 
 
 @each_row
@@ -47,6 +51,9 @@ def test_a_stage_is_typed_as_its_row_says(row: StageRow) -> None:
     if row.is_sharded:
         assert hints["shard"] is Shard
         assert inspect.signature(run).parameters["shard"].default == Shard(0, 1)  # alone, it does everything
+    if row.spans_nodes:
+        assert hints["nodes"] is NodeGroup
+        assert inspect.signature(run).parameters["nodes"].default == NodeGroup(0, 1, "")  # alone
     if row.pays:
         assert hints["ledger"] == Ledger | None
         assert inspect.signature(run).parameters["ledger"].default is None  # then it is kept in memory
@@ -135,7 +142,8 @@ def test_every_field_that_can_change_a_number_is_seen_before_the_report() -> Non
 
 @each_row
 def test_a_stage_that_opens_a_model_may_pay_for_it(row: StageRow) -> None:
-    assert row.pays == (bool(row.models) and row.name != "ingest")  # which takes a tokenizer alone
+    # ingest takes a tokenizer alone, and what is tuned here is no service's
+    assert row.pays == (bool(row.models) and row.name not in ("ingest", "finetune_retriever"))
 
 
 def test_importing_the_stages_does_not_import_torch() -> None:

@@ -28,7 +28,7 @@ def test_pairs_are_taken_over_the_questions_that_both_arms_have():
 def test_which_arms_are_compared():
     all_scores = [
         score
-        for arm in ("closed_book", "base", "few_shot", "lm", "lm_closed_book")
+        for arm in ("closed_book", "base", "few_shot", "lm", "lm_closed_book", "retriever", "dual")
         for split in ("val", "train")
         for score in scores(arm, [0.1, 0.2], split=split)
     ]
@@ -37,12 +37,24 @@ def test_which_arms_are_compared():
         ("few_shot", "base"),
         ("lm", "base"),
         ("lm_closed_book", "base"),
+        ("retriever", "base"),
+        ("dual", "base"),
         ("lm", "few_shot"),
+        ("dual", "few_shot"),
+        ("dual", "lm"),
+        ("dual", "retriever"),
         ("base", "closed_book"),
         ("lm_closed_book", "closed_book"),
     ]
-    assert len(pairs) == 12
+    assert len(pairs) == 22
     assert all(row["delta"] == row["low"] == row["high"] == 0 for row in pairs)
+
+
+def test_other_pairs_can_be_named():
+    all_scores = [*scores("few_shot", [0.5, 0.5]), *scores("dual", [1.0, 0.5]), *scores("base", [0.0, 0.0])]
+    (pair,) = compare(all_scores, ["token_f1"], samples=100, seed=1, pairs=[("base", "dual")])
+    assert (pair["arm"], pair["against"], pair["delta"]) == ("base", "dual", -0.75)
+    assert compare(all_scores, ["token_f1"], samples=100, seed=1, pairs=[("lm", "dual")]) == []
 
 
 def test_a_row_does_not_depend_on_the_other_metrics():

@@ -28,7 +28,7 @@ from radit_job.pipeline.collect import unreferenced
 from radit_job.pipeline.controller import Controller
 from radit_job.pipeline.heartbeat import heartbeat
 from radit_job.pipeline.plan import Decision
-from radit_job.pipeline.planner import Planner
+from radit_job.pipeline.planner import Planner, nodes_of
 from radit_job.pipeline.runs import is_cut_off, load_results, load_run, save_run
 from radit_job.store import LocalStore
 from radit_job.store.artifacts import find, publish
@@ -406,6 +406,22 @@ def test_stages_are_divided_among_pods_but_not_among_processes(bench: Bench) -> 
     bench.run(*overrides, force=["answer"], executor=here)
     assert here.specs["answer"].shards == 1
     assert here.specs["answer"].key == on_pods.specs["answer"].key
+
+
+def test_a_stage_spans_pods_but_not_processes(bench: Bench) -> None:
+    overrides = ("finetune_lm.nodes=3",)
+    on_pods = CommittingExecutor(bench.store, name="kubernetes")
+    bench.run(*overrides, executor=on_pods)
+    assert {stage: spec.nodes for stage, spec in on_pods.specs.items() if spec.nodes > 1} == {"finetune_lm": 3}
+    here = CommittingExecutor(bench.store)
+    bench.run(*overrides, force=["finetune_lm"], executor=here)
+    assert here.specs["finetune_lm"].nodes == 1
+    assert here.specs["finetune_lm"].key == on_pods.specs["finetune_lm"].key
+    loaded = load_config(bench.folder / "small.yaml", overrides)
+    planner = Planner(loaded, bench.store, bench._identity_of, None)
+    assert planner.job_of("finetune_lm", "small").nodes == 3  # for a Job that is applied by hand
+    row = next(row for row in CATALOG if row.spans_nodes)
+    assert (nodes_of(row, loaded.config), nodes_of(CATALOG[0], loaded.config)) == (3, 1)
 
 
 def test_a_stage_alone_is_described_once_its_inputs_are_there(bench: Bench) -> None:

@@ -45,6 +45,7 @@ def config(**sections: Any) -> Config:
 def measures(**changes: Any) -> Measures:
     roles = ("embedder", "question_writer", "lm", "judge")
     kinds = ("closed_book", "base", "few_shot", "lm", "lm_closed_book", "example", "bare example", "write", "check")
+    kinds = (*kinds, "candidate", "retriever")
     metrics = ("correctness", "faithfulness", "relevancy", "preference")
     frames = {("lm", kind): 50.0 for kind in kinds} | {
         ("question_writer", kind): 300.0 for kind in (*kinds, "sentence")
@@ -100,6 +101,20 @@ def test_tuned_and_untuned_arms_are_priced_apart() -> None:
     assert tuned.usage.n_completion_tokens == 50 * 20  # as it was taught
     assert tuned.most.n_completion_tokens == 50 * 128
     assert tuned.usd is not None and tuned.most_usd is not None and tuned.usd < tuned.most_usd
+
+
+def test_each_candidate_of_a_training_question_is_sent_with_the_answer_and_one_token_comes_back() -> None:
+    models = {"embedder": {"provider": "packaged", "name": "all-minilm-l6-v2"}}
+    models["lm"] = {**SERVED, "can_score": True, "tokenizer": "smollm2-135m-instruct", "base_url": "http://here/v1"}
+    tuned = {"arms": ["base", "retriever"], "metrics": ["token_f1"]}
+    whole = config(models=models, evaluate=tuned, finetune_lm={})
+    usage = row_of(estimate(whole, measures(), PRICES), "score", "gpt").usage
+    assert (usage.n_calls, usage.n_completion_tokens) == (70 * 8, 70 * 8)
+    assert usage.n_prompt_tokens == 70 * 8 * (50 + 250 + 10 + 20)
+    few = row_of(estimate(whole, measures(n_chunks=3), PRICES), "score", "gpt")
+    assert few.usage.n_calls == 70 * 3, "there are no more chunks"
+    plain = config(models=models, evaluate={**tuned, "arms": ["base"]}, finetune_lm={})
+    assert "score" not in {row.stage for row in estimate(plain, measures(), PRICES)}
 
 
 def test_the_judge_is_asked_by_metric_both_orders_and_some_again() -> None:

@@ -17,7 +17,8 @@ from radit_job.config.cluster import Kubernetes
 from radit_job.config.loading import load_config
 from radit_job.config.models import Model
 from radit_job.executors.kubernetes.manifest import controller_objects
-from radit_job.executors.kubernetes.permissions import PERMISSIONS
+from radit_job.executors.kubernetes.node_group import NODES_LABEL
+from radit_job.executors.kubernetes.permissions import NODE_GROUP_PERMISSIONS, PERMISSIONS
 from radit_job.model_ref import key_variable
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +117,7 @@ def test_the_role_grants_what_the_client_calls_and_nothing_else() -> None:
             f"{one.resource}/{one.subresource}" if one.subresource else one.resource,
             groups.get(one.resource, ""),
         )
-        for one in PERMISSIONS
+        for one in PERMISSIONS + NODE_GROUP_PERMISSIONS
     }
     assert granted == called
 
@@ -265,12 +266,19 @@ def _tcp(*ports: int) -> list[dict[str, Any]]:
 KUBE_SYSTEM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
 NOT_METADATA = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}
 CONTROLLER_PODS = {"matchLabels": {"app.kubernetes.io/component": "controller"}}
+NODE_PODS = {"matchExpressions": [{"key": NODES_LABEL, "operator": "Exists"}]}
 MINIO_PODS = {"matchLabels": {"app.kubernetes.io/name": "minio"}}
 POLICIES = {
     "default-deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
     "dns": _out({}, {"to": [KUBE_SYSTEM], "ports": [{"protocol": "UDP", "port": 53}, *_tcp(53)]}),
     "https": _out({}, {"to": [NOT_METADATA, {"ipBlock": {"cidr": "::/0"}}], "ports": _tcp(443)}),
     "api-server": _out(CONTROLLER_PODS, {"ports": _tcp(443, 6443)}),
+    "nodes": {
+        "podSelector": NODE_PODS,
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [{"podSelector": NODE_PODS}]}],
+        "egress": [{"to": [{"podSelector": NODE_PODS}]}],
+    },
 }
 MINIO_POLICIES = {
     "s3-endpoint": _out({}, {"to": [{"podSelector": MINIO_PODS}], "ports": _tcp(9000)}),

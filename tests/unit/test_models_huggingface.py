@@ -142,7 +142,7 @@ def test_bad_providers_and_folders(tmp_path):
 def test_scores_do_not_depend_on_how_many_positions_are_read_at_once(lm, monkeypatch):
     whole = lm.score(CONVERSATIONS, ANSWERS, batch_size=3)
     for n_columns in (1, 3):
-        monkeypatch.setattr("radit_job.models.huggingface.MAX_LOGITS", n_columns * 3 * 49152)
+        monkeypatch.setattr("radit_job.models.pair_scoring.MAX_LOGITS", n_columns * 3 * 49152)
         for found, expected in zip(lm.score(CONVERSATIONS, ANSWERS, batch_size=3), whole, strict=True):
             assert found.n_tokens == expected.n_tokens
             assert found.log_probability_nats == pytest.approx(expected.log_probability_nats, abs=1e-3)

@@ -10,7 +10,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from radit_job.model_ref import ModelRef
+from radit_job.models.base import Mixture
 from radit_job.models.chat import ChatFormat
+from radit_job.models.ensemble import answer_mixtures
 from radit_job.models.llamaindex import Asking, as_llm, as_query_engine, as_retriever
 from radit_job.models.loading import open_embedder, open_generator
 from radit_job.rag.retrieval import search
@@ -56,8 +58,12 @@ def asked_with(texts, question="Why?"):
     return [Message("system", SYSTEM), Message("user", "\n\n".join(texts) + "\n" + question)]
 
 
-def engine_of(lm, texts, *, conversations, choose=lambda answers, scores: 0):
-    return as_query_engine(lm, FixedRetriever(texts), Asking(conversations, choose, max_new_tokens=8))
+def halved(similarities):
+    return [similarity / 2 for similarity in similarities]
+
+
+def engine_of(lm, texts, *, conversations, choose=lambda answers, weights: 0, **more):
+    return as_query_engine(lm, FixedRetriever(texts), Asking(conversations, halved, choose, max_new_tokens=8, **more))
 
 
 def test_the_query_engine_answers_the_conversation_that_it_is_told_to_build(lm):
@@ -75,11 +81,25 @@ def test_the_query_engine_chooses_among_several_answers_by_their_chunks(lm):
         lm,
         ["It rains.", "It snows."],
         conversations=lambda question, texts: [asked_with([text], question) for text in texts],
-        choose=lambda answers, scores: seen.append((answers, scores)) or 1,
+        choose=lambda answers, weights: seen.append((answers, weights)) or 1,
     )
     expected = lm.complete([asked_with(["It rains."]), asked_with(["It snows."])], max_new_tokens=8)
     assert str(engine.query("Why?")) == expected[1].text != expected[0].text
-    assert seen == [([item.text for item in expected], [0.9, 0.8])]
+    assert seen == [([item.text for item in expected], [0.45, 0.4])]
+
+
+def test_the_query_engine_mixes_the_prompts_of_an_ensemble(lm):
+    texts = ["It rains.", "It snows. " * 9, "Hail falls."]
+    engine = engine_of(
+        lm, texts, conversations=lambda question, texts: [asked_with([text], question) for text in texts], mixes=True
+    )
+    mixture = Mixture(tuple(asked_with([text]) for text in texts), tuple(halved([0.9, 0.8, 0.7])))
+    (expected,) = answer_mixtures(lm, [mixture], None, max_new_tokens=8)
+    response = engine.query("Why?")
+    assert str(response) == expected.completion.text
+    assert [found.node.get_content() for found in response.source_nodes] == texts
+    alone = lm.complete([asked_with([text]) for text in texts], max_new_tokens=8)
+    assert str(response) not in [item.text for item in alone], "else it could be one prompt's answer"
 
 
 def test_chunks_that_do_not_fit_the_model_are_left_out_last_first(lm):

@@ -99,6 +99,62 @@ def test_duplicates_long_and_unanswerable_pairs_are_dropped_by_name():
     ]
 
 
+NO_ANSWER = "The documents do not say how the plant came to its name."  # long enough to be looked for in the chunks
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Q?", "answerable": False},
+        {"question": "Q?", "answer": None, "is_impossible": True},
+        {"question": "Q?", "answers": {"text": [], "answer_start": []}},  # SQuAD 2 as the hub has it
+        {"question": "Q?", "answer": "Nobody knows.", "answerable": False},
+    ],
+)
+def test_a_row_can_say_that_its_question_has_no_answer(tmp_path, row):
+    (tmp_path / "q.jsonl").write_text(json.dumps(row))
+    (pair,) = read_pairs(tmp_path / "q.jsonl")
+    assert pair.is_unanswerable
+    (kept,), dropped = usable_pairs([pair], 100, NO_ANSWER)
+    assert (kept.answer, kept.answer_start, dropped) == (NO_ANSWER, None, [])
+    assert usable_pairs([pair], 100)[1][0].reason == "unanswerable"
+
+
+@pytest.mark.parametrize("flags", [{"answerable": True}, {"is_impossible": False}, {"answerable": None}])
+def test_other_rows_still_need_their_answer(tmp_path, flags):
+    (tmp_path / "q.jsonl").write_text(json.dumps({"question": "Q?", "answer": ""} | flags))
+    with pytest.raises(InputError, match="the answer is empty"):
+        usable_pairs(read_pairs(tmp_path / "q.jsonl"), 100, NO_ANSWER)
+
+
+def test_squad_2_files_tell_their_impossible_questions(tmp_path):
+    plain = json.loads(FORMS["f.json"])
+    qas = plain["data"][0]["paragraphs"][0]["qas"]
+    qas.append(
+        {"id": "j", "question": "R?", "answers": [], "is_impossible": True, "plausible_answers": [{"text": "B"}]}
+    )
+    (tmp_path / "f.json").write_text(json.dumps(plain))
+    pairs = list(read_pairs(tmp_path / "f.json"))
+    assert [pair.is_unanswerable for pair in pairs] == [False, True]
+    assert [pair.answer for pair in usable_pairs(pairs, 100, NO_ANSWER)[0]] == ["A.", NO_ANSWER]
+
+
+def test_questions_without_an_answer_are_no_duplicates_of_each_other_nor_too_long():
+    pairs = [Pair(question, "", f"q:{question}", is_unanswerable=True) for question in ("Who?", "Where?", "who?")]
+    kept, dropped = usable_pairs(pairs, 3, NO_ANSWER)
+    assert [pair.question for pair in kept] == ["Who?", "Where?"]  # the third is the first one again
+    assert [row.reason for row in dropped] == ["duplicate"]
+
+
+def test_a_question_without_an_answer_has_a_document_and_no_gold_chunk():
+    for known in ({"contexts": (TEXTS["d#0"] + " " + TEXTS["d#1"],)}, {"chunk_ids": ("d#1",)}, {"document": "d"}):
+        found = gold(Pair("Q?", NO_ANSWER, "w", is_unanswerable=True, **known))
+        assert (found.document, found.chunk_ids) == ("d", ())
+    said_by_chance = {"e#1": NO_ANSWER + " Nobody minds."}
+    assert gold(Pair("Q?", NO_ANSWER, "w", is_unanswerable=True), {**TEXTS, **said_by_chance}).chunk_ids == ()
+    assert gold(Pair("Q?", NO_ANSWER, "w"), {**TEXTS, **said_by_chance}).chunk_ids == ("e#1",)
+
+
 TEXTS = {
     "d#0": "Pumps move water through the plant and are inspected every ninety days by two engineers.",
     "d#1": "Valves were found to be leaking in the spring. Forty valves are open, and forty are closed in winter.",

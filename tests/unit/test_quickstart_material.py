@@ -16,13 +16,20 @@ from pydantic import BaseModel
 from radit_job.config.schema import Config
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
-# The handbook is a corpus with measured figures: a longer one would be another, so it does not tell of served models.
-OF_SERVED_MODELS = {
+# The handbook is a corpus with measured figures: a longer one would be another, so it does not tell of served models,
+# nor of the retriever half and of training on several machines.
+LEFT_OUT = {
     "questions.writing",
     "questions.check",
     "questions.max_similarity",
     "retrieval.topic",
+    "retrieval.temperature",
+    "questions.unanswerable",
     "finetune_lm.context",
+    "finetune_lm.examples",
+    "finetune_lm.nodes",
+    "finetune_lm.processes_per_node",
+    "finetune_retriever",
     "evaluate.judge_repeats",
     "evaluate.judge_max_tokens",
     "spending",
@@ -103,7 +110,7 @@ def settings(section: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]
     found = []
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if prefix + name == "kubernetes" or prefix + name in OF_SERVED_MODELS:
+        if prefix + name == "kubernetes" or prefix + name in LEFT_OUT:
             continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             found += settings(kind, f"{prefix}{name}.") if not prefix else []

@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from radit_job.records import Prediction, Score
-from radit_job.report.answers import compared_arms, comparisons, extremes, place
+from radit_job.report.answers import Sources, compared_arms, comparisons, extremes, place
 from radit_job.report.labels import duration, metric_label, number, size
 
 
@@ -39,7 +41,7 @@ def test_the_difference_is_the_tuned_arm_minus_base():
     assert found.difference == pytest.approx(0.5)
     assert found.group == "better"
     assert [(answer.arm, answer.score) for answer in found.answers] == [("base", 0.2), ("lm", 0.7)]
-    assert found.sources == (("doc#00000", "doc, p. 3", True),)
+    assert found.retrieved == (Sources("retrieved", (("doc#00000", "doc, p. 3", True),), 1),)
 
 
 def test_training_questions_are_not_shown():
@@ -64,7 +66,23 @@ def test_an_answer_that_was_cut_off_says_so():
 def test_the_sources_come_from_an_arm_that_retrieved():
     rows = [prediction("a", "closed_book", chunk_ids=()), prediction("a", "base")]
     (found,) = compare(rows, [], arms=("closed_book", "base"))
-    assert [chunk for chunk, _, _ in found.sources] == ["doc#00000"]
+    assert [chunk for chunk, _, _ in found.retrieved[0].chunks] == ["doc#00000"]
+
+
+def test_each_retriever_s_chunks_are_shown_once():
+    rows = [prediction("a", arm) for arm in ("base", "lm")]
+    same = [prediction("a", arm) for arm in ("retriever", "dual")]
+    other = [dataclasses.replace(row, chunk_ids=("doc#00007", "doc#00000"), gold_rank=2) for row in same]
+    arms = ("base", "lm", "retriever", "dual")
+    (found,) = compare([*rows, *other], [], arms)
+    assert [(row.title, len(row.chunks), row.gold_rank) for row in found.retrieved] == [
+        ("retrieved", 1, 1),
+        ("by the tuned retriever", 2, 2),
+    ]
+    (found,) = compare([*rows, *same], [], arms)
+    assert [row.title for row in found.retrieved] == ["retrieved, tuned or not"]
+    (found,) = compare([prediction("a", "closed_book", chunk_ids=())], [], ("closed_book",))
+    assert found.retrieved == ()
 
 
 @pytest.mark.parametrize(
@@ -77,6 +95,9 @@ def test_the_sources_come_from_an_arm_that_retrieved():
         (("base",), ("base", None)),
         (("lm_closed_book", "base", "closed_book"), ("lm_closed_book", "closed_book")),
         (("closed_book", "base", "lm", "lm_closed_book"), ("lm", "base")),
+        (("closed_book", "base", "lm", "retriever", "dual"), ("lm", "base")),
+        (("base", "retriever", "dual"), ("dual", "base")),
+        (("base", "few_shot", "retriever"), ("retriever", "base")),
     ],
 )
 def test_the_arms_that_are_compared(arms, expected):

@@ -2,7 +2,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from radit_job.report.figures import Group, Span, bar, interval_plot, loss_curve, nice_ticks, smoothed, tick_text
+from radit_job.report.curves import Line, epoch_curve, loss_curve, smoothed
+from radit_job.report.figures import Group, Span, bar, interval_plot, nice_ticks, tick_text
 
 ROW = Span("lm − base", 0.25, 0.14, 0.36, "arm-lm", "+0.25 [0.14, 0.36]")
 
@@ -80,6 +81,17 @@ def test_a_training_without_held_out_loss_still_has_a_curve():
     svg = loss_curve([(1, 2.0), (2, 1.8)], [], best_step=None, title="Loss", description="d")
     assert not parts(svg, "circle")
     assert "kept" not in svg
+
+
+def test_epochs_are_whole_and_begin_before_training():
+    lines = [Line("dev", [(0, 0.4), (1, 0.3), (2, 0.35)], name="KL, "), Line("mrr", [(0, 0.3)])]
+    svg = epoch_curve(lines, best_epoch=1, title="KL", description="d")
+    ticks = [part.text for part in parts(svg, "text") if part.get("text-anchor") == "middle"]
+    assert ticks == ["0", "1", "2", "epoch (0: before training)"]
+    assert "kept: epoch 1" in svg and "KL, epoch 1: 0.300" in svg
+    assert [line.get("class") for line in parts(svg, "polyline")] == ["dev"]  # a single point makes no line
+    assert len(parts(svg, "circle")) == 4
+    assert epoch_curve([Line("dev", [])], best_epoch=1, title="KL", description="d") == ""
 
 
 def test_every_figure_says_what_it_shows():

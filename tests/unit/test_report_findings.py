@@ -1,6 +1,7 @@
 import pytest
 
-from radit_job.report.findings import NO_CLAIM, claim, findings, headline
+from radit_job.report.claims import NO_CLAIM, claim
+from radit_job.report.findings import findings, headline
 from radit_job.report.results import Difference, Results
 
 
@@ -67,6 +68,20 @@ def test_without_retrieval_the_tuned_lm_is_held_against_the_base_lm_without_it()
         "Tuned LM against base, both without retrieved chunks, on 38 held-out questions: "
         "token F1 0.30 → 0.60, a difference of +0.30 [0.20, 0.40]."
     )
+
+
+def test_the_headline_says_what_both_halves_give_beside_the_tuned_lm():
+    pairs = [pair("lm", "base", "token_f1", 0.25, 0.14, 0.36), pair("dual", "base", "token_f1", 0.26, 0.15, 0.37)]
+    said = headline(Results(plain([*BOTH, mean("dual", "token_f1", 0.5, 0.4, 0.6)], pairs)))
+    assert said.endswith("a difference of +0.25 [0.14, 0.36]. With the retriever tuned, too: +0.26 [0.15, 0.37].")
+
+
+def test_without_the_lm_half_the_headline_is_about_what_was_tuned():
+    rows = [BOTH[0], mean("retriever", "token_f1", 0.25, 0.2, 0.3), mean("dual", "token_f1", 0.5, 0.4, 0.6)]
+    pairs = [pair(arm, "base", "token_f1", 0.01, -0.02, 0.04) for arm in ("retriever", "dual")]
+    assert headline(Results(plain(rows, pairs))).startswith("Tuned LM and retriever against base on 38")
+    said = headline(Results(plain(rows[:2], pairs[:1])))
+    assert said.startswith("Tuned retriever against base on 38") and said.endswith(f"+0.01 [−0.02, 0.04]: {NO_CLAIM}.")
 
 
 def test_an_interval_that_includes_zero_is_no_claim():

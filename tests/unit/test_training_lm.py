@@ -13,7 +13,7 @@ from radit_job.model_ref import ModelRef
 from radit_job.models.loading import open_generator
 from radit_job.records import Example, Message
 from radit_job.training import loop
-from radit_job.training.batches import collate, epoch_batches
+from radit_job.training.batches import Pass, collate, epoch_batches
 from radit_job.training.checkpoint import Checkpoints
 from radit_job.training.examples import GAP, EncodedExample, encode_examples, fit
 from radit_job.training.lm import tune
@@ -137,7 +137,7 @@ def test_a_step_in_many_passes_equals_one_padded_pass(tiny_lm_folder, tmp_path, 
         loop, "epoch_batches", lambda rows, size, *_: [[*range(i, i + size)] for i in range(0, 18, size)]
     )
     in_parts = losses(tmp_path / "a", batch_size=2, accumulation_steps=3)  # on a CPU: six passes of one row
-    monkeypatch.setattr(loop.TrainingLoop, "_passes", lambda self, examples: iter([examples]))
+    monkeypatch.setattr(loop.TrainingLoop, "_passes", lambda self, examples: [Pass(examples, True, len(examples))])
     assert in_parts == pytest.approx(losses(tmp_path / "b", batch_size=6), abs=2e-3)
 
 

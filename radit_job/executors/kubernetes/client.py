@@ -24,6 +24,7 @@ GROUPS = {
     "jobs": "apis/batch/v1",
     "pods": "api/v1",
     "events": "api/v1",
+    "services": "api/v1",
     "nodes": "api/v1",
     "secrets": "api/v1",
     "configmaps": "api/v1",

@@ -6,15 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from radit_job.errors import RaditError, StageFailed
+from radit_job.errors import RaditError, StageFailed, TryAgainError
 from radit_job.executors.kubernetes.failures import Whose, error_of_pod, terminated
 from radit_job.executors.kubernetes.manifest import PROFILE_ANNOTATION, RUN_LABEL, STAGE_LABEL
+from radit_job.executors.kubernetes.node_group import INDEX_LABEL, n_nodes
 from radit_job.executors.kubernetes.obstacles import is_suspended, obstacle_of
 from radit_job.jobs import Condition, JobState, Outcome
 
 Object = dict[str, Any]
 
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 SHOWN_SHARDS = 5  # of the failed ones, by number
 
 
@@ -46,6 +46,8 @@ def condition_of(job: Object, pods: Sequence[Object], events: Sequence[Object]) 
             "failed; its pods are being stopped" if ending["type"] == "FailureTarget" else "done; its pods are ending"
         )
         return Condition("running", says, **counts)
+    if n_nodes(job) > 1:
+        return _condition_of_group(job, pods, events, counts["n_retries"])
     n_running = sum(is_running(pod) for pod in pods)
     if not n_running and _is_being_counted(job, pods):
         return Condition("running", "its pod has ended", **counts)
@@ -57,10 +59,25 @@ def condition_of(job: Object, pods: Sequence[Object], events: Sequence[Object]) 
     return Condition("running" if n_running else "pending", _progress(counts, n_running, obstacle), **counts)
 
 
+def _condition_of_group(job: Object, pods: Sequence[Object], events: Sequence[Object], n_retries: int) -> Condition:
+    """None gets on before all of them run: as long as one is missing, the stage waits."""
+    there = {_shard(pod) for pod in pods if is_running(pod) or pod.get("status", {}).get("phase") == "Succeeded"}
+    tries = [_tries(n_retries)] if n_retries else []
+    if len(there) == n_nodes(job):
+        return Condition("running", "; ".join(tries), n_retries=n_retries)
+    obstacle = obstacle_of(job, pods, events, whose(job)).says
+    if not there and is_suspended(job):
+        return Condition("queued", obstacle, n_retries=n_retries)
+    says = [f"{len(there)} of {n_nodes(job)} nodes run", obstacle, *tries]
+    return Condition("pending", "; ".join(says), n_retries=n_retries)
+
+
 def failure_of_pending(job: Object, pods: Sequence[Object], events: Sequence[Object], waited_s: float) -> RaditError:
     """The error of a stage none of whose pods came to run in time: what was in the way, and what to do."""
     obstacle = obstacle_of(job, pods, events, whose(job))
-    what = f"did not start within {waited_s:.0f} s: {obstacle.says}"
+    nodes = n_nodes(job)
+    late = "did not start" if nodes == 1 else f"did not have all of its {nodes} nodes"
+    what = f"{late} within {waited_s:.0f} s: {obstacle.says}"
     todo = obstacle.todo or "Raise kubernetes.pending_timeout_s, if it only needs longer."
     return obstacle.kind(what, where=whose(job).stage, todo=todo)
 
@@ -115,6 +132,7 @@ def _telling_pod(job: Object, pods: Sequence[Object], message: str) -> Object | 
     shards = failed_shards(job)
     ranks = [
         lambda pod: named is not None and pod["metadata"].get("name") == named[1],
+        lambda pod: n_nodes(job) > 1 and _is_at_fault(pod),
         lambda pod: bool(shards) and _shard(pod) == shards[0],
         lambda pod: not pod["metadata"].get("deletionTimestamp") and not _was_disrupted(pod),
         lambda pod: True,
@@ -124,6 +142,12 @@ def _telling_pod(job: Object, pods: Sequence[Object], message: str) -> Object | 
         if found:
             return max(found, key=_ended_at)
     return None
+
+
+def _is_at_fault(pod: Object) -> bool:
+    """Of pods that work together: not one that only lost another, or was taken away."""
+    lost_another = terminated(pod).get("exitCode") == TryAgainError.exit_code
+    return not lost_another and not pod["metadata"].get("deletionTimestamp") and not _was_disrupted(pod)
 
 
 def failed_shards(job: Object) -> list[int]:
@@ -139,7 +163,10 @@ def _note(job: Object, pod: Object | None, message: str) -> str:
     """Which shard it was, how many more there are, and how often it was tried."""
     n_shards, status = _n_shards(job), job.get("status", {})
     notes = []
-    if n_shards > 1:
+    if n_nodes(job) > 1:
+        notes += [f"node {_shard(pod)}"] if pod else []
+        notes += [f"{status['failed']} pods failed"] if int(status.get("failed") or 0) > 1 else []
+    elif n_shards > 1:
         shard = _shard(pod) if pod else None
         notes += [f"shard {shard}"] if shard is not None else []
         shards = failed_shards(job)
@@ -165,8 +192,12 @@ def _progress(counts: dict[str, int], n_running: int, obstacle: str) -> str:
         left = counts["n_shards"] - counts["n_shards_done"] - n_running
         parts += [f"{left} waiting: {obstacle}"] if obstacle and left > 0 else []
     if counts["n_retries"]:
-        parts.append(f"{counts['n_retries']} {'try' if counts['n_retries'] == 1 else 'tries'} failed")
+        parts.append(_tries(counts["n_retries"]))
     return "; ".join(parts)
+
+
+def _tries(n_failed: int) -> str:
+    return f"{n_failed} {'try' if n_failed == 1 else 'tries'} failed"
 
 
 def _n_shards(job: Object) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 from radit_job.executors.kubernetes.answers import ApiError, Stopped
 from radit_job.executors.kubernetes.client import KubernetesClient, Object
 from radit_job.executors.kubernetes.manifest import job_name
+from radit_job.executors.kubernetes.node_group import JOB_NAME_LABEL, node_of
 from radit_job.executors.kubernetes.transport import Stopper
-from radit_job.executors.kubernetes.view import JOB_NAME_LABEL, has_ended, is_over, shard_of
+from radit_job.executors.kubernetes.view import has_ended, is_over, shard_of
 from radit_job.executors.kubernetes.watch import Change, Reflector
 from radit_job.executors.log_lines import parse_line
 
@@ -64,7 +65,7 @@ def read_lines(client: KubernetesClient, pod: str, *, patience_s: float | None =
 def stage_log(
     client: KubernetesClient, store_url: str, stage: str, key: str, *, follow: bool = False
 ) -> Iterator[Event]:
-    """What the pods of a stage's Job printed; those of a divided stage carry their `shard`.
+    """What the pods of a stage's Job printed; those of a divided stage carry their `shard`, those of nodes `node`.
 
     With `follow` it waits for pods that have not started, and goes on until the Job ends. Where no pod is left there
     is nothing: the store may have kept the last lines.
@@ -81,8 +82,10 @@ def stage_log(
 
 
 def labelled(event: Event, pod: Object) -> Event:
-    """The event with the number of the pod's shard, if its stage is divided."""
-    shard = shard_of(pod)
+    """The event with the number of the pod's shard, if its stage is divided; or of its node, if it spans several."""
+    shard, node = shard_of(pod), node_of(pod)
+    if node is not None:
+        return {**event, "node": node}
     return event if shard is None else {**event, "shard": shard}
 
 

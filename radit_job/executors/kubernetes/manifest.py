@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from radit_job.config.cluster import Kubernetes, Profile
+from radit_job.executors.kubernetes.node_group import NODES_LABEL
 from radit_job.executors.kubernetes.patch import strategic_merge
 from radit_job.executors.kubernetes.pods import CONTAINER, CONTROLLER_CONTAINER, controller_pod, stage_pod
 from radit_job.hashing import digest, short
@@ -52,11 +53,13 @@ def job_name(stage: str, key: str, store_url: str) -> str:
 def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url: str) -> Object:
     """The Job of one stage; ConfigError where the profile's pod_template cannot be merged."""
     placement, profile = settings.placement(spec.stage), settings.profile(spec.stage)
+    name = job_name(spec.stage, spec.key, store_url)
     labels = {
         **profile.labels,
         **_own_labels("stage", spec.run),
         STAGE_LABEL: spec.stage,
         KEY_LABEL: spec.key[:10],
+        **({NODES_LABEL: str(spec.nodes)} if spec.nodes > 1 else {}),
     }
     annotations = {**profile.annotations, KEY_ANNOTATION: spec.key, PROFILE_ANNOTATION: placement.profile}
     if spec.replace:
@@ -64,11 +67,17 @@ def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url:
     arguments = ["stage", spec.stage, "--spec", spec_name, "--store", store_url]
     template: Object = {
         "metadata": {"labels": labels, "annotations": annotations},
-        "spec": stage_pod(profile, settings.image_pull_policy, arguments, needs_gib=spec.resources.memory_gib),
+        "spec": stage_pod(
+            profile,
+            settings.image_pull_policy,
+            arguments,
+            needs_gib=spec.resources.memory_gib,
+            group=name if spec.nodes > 1 else None,
+        ),
     }
     template = _patched(template, profile, placement.profile)
     job_spec: Object = {
-        **_completion(spec.shards, settings.retries),
+        **_completion(spec, settings.retries),
         "podFailurePolicy": {"rules": _stage_rules(is_sharded=spec.shards > 1)},
         # A pod that is being deleted may still commit: its replacement waits until it is gone.
         "podReplacementPolicy": "Failed",
@@ -81,7 +90,6 @@ def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url:
         job_spec["suspend"] = True
     job_spec["template"] = template
     annotations = {**annotations, DIGEST_ANNOTATION: digest([queue_labels, job_spec])}
-    name = job_name(spec.stage, spec.key, store_url)
     metadata = _metadata(name, settings, {**labels, **queue_labels}, annotations)
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
@@ -108,7 +116,7 @@ def controller_objects(
         "data": {"config.yaml": config_text},
     }
     job_spec = {
-        **_completion(1, CONTROLLER_RETRIES),
+        **_one_pod(CONTROLLER_RETRIES),
         "podFailurePolicy": {
             "rules": [_ignore_disruption(), _at_exit(FINAL_OF_A_RUN, "FailJob", CONTROLLER_CONTAINER)]
         },
@@ -166,15 +174,36 @@ def _metadata(name: str, settings: Kubernetes, labels: dict[str, str], annotatio
     return metadata
 
 
-def _completion(shards: int, retries: int) -> Object:
-    if shards == 1:
-        return {"completionMode": "NonIndexed", "completions": 1, "parallelism": 1, "backoffLimit": retries}
+def _completion(spec: JobSpec, retries: int) -> Object:
+    if spec.nodes > 1:
+        return _of_nodes(spec.nodes, retries)
+    if spec.shards == 1:
+        return _one_pod(retries)
     return {
         "completionMode": "Indexed",
-        "completions": shards,
-        "parallelism": shards,
+        "completions": spec.shards,
+        "parallelism": spec.shards,
         "backoffLimitPerIndex": retries,  # one unlucky shard does not use up the others' retries
-        "maxFailedIndexes": max(1, int(shards * TOLERATED_SHARDS)),
+        "maxFailedIndexes": max(1, int(spec.shards * TOLERATED_SHARDS)),
+    }
+
+
+def _one_pod(retries: int) -> Object:
+    return {"completionMode": "NonIndexed", "completions": 1, "parallelism": 1, "backoffLimit": retries}
+
+
+def _of_nodes(nodes: int, retries: int) -> Object:
+    """Pods of which all must come to the end, and none gets there alone.
+
+    When one is lost the others end with exit code 75, and that is a try of each. A disruption is not counted for the
+    pod that it took, but it is for the others: hence one try more for each of them.
+    """
+    return {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        "backoffLimitPerIndex": retries + nodes - 1,
+        "maxFailedIndexes": 0,  # a node that has no try left ends the stage
     }
 
 

@@ -18,7 +18,7 @@ class Permission(NamedTuple):
         return f"{self.verb} {self.resource}{'/' + self.subresource if self.subresource else ''}"
 
 
-PERMISSIONS = (  # k8s/base/role.yaml grants these and no others: tests hold the two together
+PERMISSIONS = (  # k8s/base/role.yaml grants these and those below, and no others: tests hold them together
     Permission("create", "jobs"),
     Permission("get", "jobs"),
     Permission("list", "jobs"),
@@ -31,8 +31,13 @@ PERMISSIONS = (  # k8s/base/role.yaml grants these and no others: tests hold the
     Permission("watch", "events"),
     Permission("create", "events"),
 )
+NODE_GROUP_PERMISSIONS = (  # beside them, where a stage has several nodes
+    Permission("create", "services"),
+    Permission("get", "services"),
+)
 
 
-def missing(client: KubernetesClient) -> list[str]:
+def missing(client: KubernetesClient, *, has_node_groups: bool = False) -> list[str]:
     """What is not granted, such as `create jobs`; empty when a run can go through."""
-    return [str(needed) for needed in PERMISSIONS if not client.is_allowed(*needed)]
+    wanted = PERMISSIONS + (NODE_GROUP_PERMISSIONS if has_node_groups else ())
+    return [str(needed) for needed in wanted if not client.is_allowed(*needed)]

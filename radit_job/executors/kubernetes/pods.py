@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from radit_job.config.cluster import EnvFrom, Kubernetes, ModelCache, Profile, Toleration
+from radit_job.executors.kubernetes.node_group import PORT, endpoint
 
 Object = dict[str, Any]
 
@@ -22,8 +23,13 @@ SERVICE_ACCOUNT = "radit"  # the controller's, from k8s/base
 CONTROLLER = Profile(cpu=0.1, memory_gib=1.0, ephemeral_storage_gib=1.0)  # it waits most of the time
 
 
-def stage_pod(profile: Profile, pull_policy: str, arguments: list[str], *, needs_gib: float) -> Object:
-    """The pod of a stage, or of one of its shards. `needs_gib` holds where the profile does not say how much."""
+def stage_pod(
+    profile: Profile, pull_policy: str, arguments: list[str], *, needs_gib: float, group: str | None = None
+) -> Object:
+    """The pod of a stage, or of one of its shards. `needs_gib` holds where the profile does not say how much.
+
+    `group` names the Job, and its Service, where several pods do the stage together.
+    """
     env = {
         "HOME": "/tmp",  # noqa: S108 - the one place in the pod where a process may write
         "PYTHONUNBUFFERED": "1",
@@ -31,6 +37,7 @@ def stage_pod(profile: Profile, pull_policy: str, arguments: list[str], *, needs
         # torch takes every core that it sees, and it sees the node's.
         "OMP_NUM_THREADS": str(math.ceil(profile.cpu)),
         **({"HF_HOME": profile.model_cache.mount_path} if profile.model_cache else {}),
+        **({"RADIT_ENDPOINT": endpoint(group)} if group else {}),
     }
     # From the Job's uid: the tries of one Job, and of nothing before it, may go on from each other's checkpoints.
     job_uid = {"valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}}}
@@ -38,6 +45,7 @@ def stage_pod(profile: Profile, pull_policy: str, arguments: list[str], *, needs
         **_ground(profile.service_account, mounts_token=False),
         **_where(profile),
         **_pull_secrets(profile.image_pull_secrets),
+        **({"subdomain": group} if group else {}),
         "containers": [
             {
                 **_container(CONTAINER, profile.image or "", pull_policy, arguments),
@@ -47,6 +55,7 @@ def stage_pod(profile: Profile, pull_policy: str, arguments: list[str], *, needs
                     {"name": "RADIT_TRY", **job_uid},
                 ],
                 **_env_from(profile.env_from),
+                **({"ports": [{"name": "rendezvous", "containerPort": PORT, "protocol": "TCP"}]} if group else {}),
                 "resources": _resources(profile, needs_gib),
                 "volumeMounts": [_mount("tmp", "/tmp"), _mount("shm", "/dev/shm"), *_cache_mount(profile.model_cache)],  # noqa: S108
             }

@@ -8,8 +8,9 @@ from typing import Any
 from radit_job.errors import ConfigError, RaditError, TryAgainError
 from radit_job.executors.kubernetes.diagnose import whose
 from radit_job.executors.kubernetes.manifest import COMPONENT_LABEL, DIGEST_ANNOTATION, MANAGED_BY_LABEL, RUN_LABEL
+from radit_job.executors.kubernetes.node_group import JOB_NAME_LABEL
 from radit_job.executors.kubernetes.obstacles import is_suspended, obstacle_of
-from radit_job.executors.kubernetes.view import JOB_NAME_LABEL, is_going
+from radit_job.executors.kubernetes.view import is_going
 
 Object = dict[str, Any]
 

@@ -23,9 +23,11 @@ from radit_job.executors.kubernetes.diagnose import (
     is_running,
     outcome_of,
 )
+from radit_job.executors.kubernetes.group_service import GroupService
 from radit_job.executors.kubernetes.manifest import REPLACE_ANNOTATION
+from radit_job.executors.kubernetes.node_group import JOB_NAME_LABEL
 from radit_job.executors.kubernetes.standing import foreign_error, has_begun, in_the_way_error, is_ours, is_outdated
-from radit_job.executors.kubernetes.view import JOB_NAME_LABEL, View, is_going, is_over
+from radit_job.executors.kubernetes.view import View, is_going, is_over
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome
 from radit_job.store import ObjectStore
 from radit_job.store.artifacts import find
@@ -63,6 +65,7 @@ class Tracked:
         self._client, self._settings = around.client, around.settings
         self._store, self._view = around.store, around.view
         self._job: Object | None = None  # the Job that is watched, as last seen; None: there is none yet
+        self._service: GroupService | None = None  # its pods find each other by it, if they have to
         self._is_seen = False  # by the watch
         self._n_looks = 0  # at a Job that had the name already
         self._ask_at_s = 0.0  # when the watch should have told of the Job
@@ -98,6 +101,8 @@ class Tracked:
         self.due_s = math.inf
         if self._job is None:
             self._create()
+        if self._job is not None and self.outcome is None:
+            self._introduce(self._job)
         if self._job is not None and self.outcome is None:
             self._review(self._job)
 
@@ -174,6 +179,20 @@ class Tracked:
     def _adopt(self, job: Object) -> None:
         self._job, self._is_seen, self._ask_at_s = job, False, time.monotonic() + LOOK_S
         self._leaving_uid, self._stuck_since_s, self.waiting_since_s = None, None, None
+        self._service = GroupService(self._client, job)
+
+    def _introduce(self, job: Object) -> None:
+        """The pods find each other: by a Service, which the Job's maker may not have lived to make."""
+        if self._service is None:
+            return
+        try:
+            self._service.advance()
+        except (ApiError, ConfigError) as error:
+            if not has_begun(job, self._pods_now()):
+                self._delete(job)
+            self._fail(error)
+        else:
+            self.due_s = min(self.due_s, self._service.due_s)
 
     def _delete(self, job: Object) -> None:
         with suppress(Conflict):  # somebody else has deleted it, and there is a new one

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from radit_job.executors.kubernetes.node_group import INDEX_LABEL, JOB_NAME_LABEL
 from radit_job.executors.kubernetes.watch import Change
 
 Object = dict[str, Any]
 
-JOB_NAME_LABEL = "batch.kubernetes.io/job-name"  # set on pods by the Job controller, as the two below
-JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"  # set on pods by the Job controller
 FINAL = ("Complete", "Failed")  # a Job's last condition
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from facts import PARAGRAPHS, make_config
+from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from radit_job.config import slices
@@ -51,6 +52,19 @@ def small_lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     model.save_pretrained(folder / "merged")
     tokenizer.save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_retriever(tmp_path_factory):
+    """A `retriever` artifact: the packaged encoder with other weights, so that it ranks otherwise."""
+    encoder = SentenceTransformer(str(model_folder(ModelRef("packaged", "all-minilm-l6-v2"))), local_files_only=True)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in encoder.parameters():
+            weights += 0.8 * weights.std() * torch.randn_like(weights)
+    folder = tmp_path_factory.mktemp("retriever")
+    encoder.save_pretrained(str(folder))
     return folder
 
 

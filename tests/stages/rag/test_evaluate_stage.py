@@ -86,6 +86,42 @@ def test_the_tables(folders):
     assert counters["n_failed"] == sum(score.error == "too long" for score in scores) == 4
 
 
+@pytest.mark.parametrize(
+    ("arms", "untuned", "tuned"),
+    [
+        (["closed_book", "base", "few_shot", "lm", "retriever", "dual"], "base", "retriever"),
+        (["dual", "retriever", "few_shot"], "few_shot", "retriever"),
+        (["lm", "dual"], "lm", "dual"),
+        (["closed_book", "dual"], None, "dual"),
+        (["base", "lm"], "base", None),
+        (["closed_book", "lm_closed_book"], None, None),
+    ],
+)
+def test_each_retriever_is_measured_once_and_they_are_compared(folders, arms, untuned, tuned):
+    found_at = {True: [1, 1, 2, 9], False: [1, 2, 4, 3]}  # by the tuned retriever, by the untuned one
+    rows = [
+        prediction(number, arm, "fat", rank=None if "closed_book" in arm or number == 4 else ranks[number])
+        for arm in arms
+        for ranks in [found_at[arm in ("retriever", "dual")]]
+        for number in range(5 if arm == "base" else 4)
+    ]
+    _, results, table, _ = run(folders, rows, evaluate={"metrics": [*LIGHT], "recall_at": [1]}, retrieval={"k": 3})
+    names = ["recall_at_1", "recall_at_3", "mrr"]
+    measured = {arm for arm, _, metric in table if metric in names}
+    assert measured == {untuned, tuned} - {None}
+    if untuned:
+        assert [table[untuned, "val", name]["mean"] for name in names] == [0.25, 0.75, 0.520833]
+    if tuned:
+        assert [table[tuned, "val", name]["mean"] for name in names] == [0.5, 0.75, 0.652778]
+    pairs = [row for row in results["pairs"] if row["metric"] in names]
+    if not (untuned and tuned):
+        assert pairs == []
+        return
+    assert [(row["arm"], row["against"], row["metric"]) for row in pairs] == [(tuned, untuned, name) for name in names]
+    assert [row["delta"] for row in pairs] == [0.25, 0.0, pytest.approx(0.131944, abs=1e-5)]
+    assert all(row["n"] == 4 and row["low"] <= row["delta"] <= row["high"] for row in pairs)
+
+
 def test_semantic_similarity_orders_answers_by_meaning(folders):
     answers = ["the fat of the camel", "camel fat", "the string of a violin"]
     rows = [prediction(number, "base", text) for number, text in enumerate(answers)]

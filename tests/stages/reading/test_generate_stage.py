@@ -1,6 +1,7 @@
 """generate from a file, and by the packaged model on a few sentences; split behind it."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -102,6 +103,25 @@ def test_dropped_pairs_are_counted_and_named(tmp_path, chunks):
     dropped = list(read_rows(tmp_path / "out" / "questions" / "000000" / "dropped.jsonl", Dropped))
     assert [row.where for row in dropped] == [f"questions.jsonl:{len(pairs) + 1}", f"questions.jsonl:{len(pairs) + 2}"]
     assert counters["n_dropped"] == 2
+
+
+def test_questions_without_an_answer_are_dropped_or_taught_as_such(tmp_path, chunks):
+    pairs = pairs_of(chunks)
+    text = next(read_rows(chunks / "chunks.jsonl", Chunk)).text
+    without = [{"question": f"Who sold machine {n}?", "answerable": False, "context": text} for n in range(3)]
+    counters, questions, summary = run_file(tmp_path, chunks, [*pairs, *without])
+    assert len(questions) == len(pairs) and summary["dropped"] == {"unanswerable": 3}
+    assert "n_unanswerable" not in counters
+    shutil.rmtree(tmp_path / "question_file")
+    shutil.rmtree(tmp_path / "out")
+    messages = []
+    observe.send_events_to(lambda event: messages.append(event.get("message", "")))
+    counters, questions, summary = run_file(tmp_path, chunks, [*pairs, *without], unanswerable="It does not say.")
+    observe.send_events_to(lambda event: None)
+    assert (summary["dropped"], counters["n_unanswerable"], counters["n_without_gold"]) == ({}, 3, 3)
+    taught = questions[len(pairs) :]
+    assert {(row.answer, row.document, row.chunk_ids) for row in taught} == {("It does not say.", "d0", ())}
+    assert not any("no chunk is known" in message for message in messages)  # none is missing
 
 
 def test_a_limit_draws_evenly_from_the_documents(tmp_path, chunks):
