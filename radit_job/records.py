@@ -65,6 +65,8 @@ class Question:
     document: str | None  # the document that holds the answer, where it is known
     chunk_ids: tuple[str, ...]  # the gold chunks: those that hold the answer; empty where unknown
     source: Literal["file", "generated"]
+    # Of a question without an answer: the chunks that it is about, where they are known. None of them is gold.
+    passage_chunk_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Example:
 
     question_id: str
     question: str  # as it stands in the user's message
-    group: str  # one name for all questions that hang together by their gold chunks: they are held out together
+    group: str  # one name for all questions that hang together by their passages: they are held out together
     chunk_ids: tuple[str, ...]  # the chunks in the context, in the order in which they stand there
     scores: tuple[float, ...]  # their cosine similarity with the question
     gold_in_context: bool | None  # None where the gold chunk is unknown

@@ -26,7 +26,7 @@ class Examples(Section):
         None,
         "null: the context is what retrieval finds. A number: it is the gold chunk and so many near misses, the "
         "nearest chunks that are not gold, in an order drawn with the seed (RAFT). A question without a known gold "
-        "chunk keeps what retrieval finds.",
+        "chunk gets as many of its nearest chunks, in such an order, too.",
         unit="chunks",
         origin="as in RA-DIT",
         ge=0,
@@ -39,7 +39,7 @@ class FinetuneLM(Section):
     engine: Literal["local", "openai"] = setting(
         "local",
         "Where it trains: in the stage's own process, or by a fine-tuning API (then models.lm is the model that the "
-        "service tunes; epochs, dev_share, context and the section api hold there, the other fields do not).",
+        "service tunes; epochs, dev_share, context, examples and the section api hold there, the other fields do not).",
         origin="needs nothing",
     )
     context: Literal["retrieved", "none"] = setting(
@@ -175,9 +175,10 @@ class FinetuneRetriever(Section):
     )
     retriever_temperature: float | None = setting(
         None,
-        "t of the retriever's p_R(c) = softmax of the cosine / t. null: the one at which the untuned retriever comes "
-        "nearest to the target of the training questions, so that training moves which chunks come first, and not how "
-        "sure the retriever is of them.",
+        "t of the retriever's p_R(c) = softmax of the cosine / t. null: the one at which the untuned retriever is as "
+        "sure of its chunks as the target of the training questions is (equal mean entropy), so that training moves "
+        "which chunks come first, and not how sure the retriever is of them. In answering, retrieval.temperature "
+        "weighs them.",
         origin="measured: at 0.05 the KL fell by flattening the retriever, and recall fell with it",
         gt=0,
     )

@@ -64,8 +64,10 @@ class Model(Section):
     )
     can_score: bool = setting(
         False,
-        "provider openai: the server's /completions tells the log-probabilities of a prompt's tokens (echo), as vLLM's "
-        "and SGLang's do, so that answer_nats_per_token can be measured; needs a tokenizer with a chat template.",
+        "provider openai: the server's /completions tells the log-probabilities of a prompt's tokens (echo), as "
+        "vLLM's and SGLang's do, so that answer_nats_per_token can be measured and the retriever can learn (arms "
+        "retriever and dual: one call for each candidate chunk of each training question); needs a tokenizer with a "
+        "chat template.",
         origin="OpenAI's does not",
     )
     concurrency: int = setting(

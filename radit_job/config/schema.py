@@ -182,6 +182,12 @@ class SplitSettings(Section):
     )
 
 
+def system_message(system_prompt: str, topic: str | None) -> str:
+    """The system prompt with what the documents are about."""
+    about = f"The documents are about {topic}." if topic else ""
+    return " ".join(part for part in (system_prompt, about) if part)
+
+
 class Retrieval(Section):
     """How a question gets its context; the same for training and for every arm."""
 
@@ -225,8 +231,7 @@ class Retrieval(Section):
     @property
     def system_message(self) -> str:
         """The system prompt with its topic: what every arm is told."""
-        topic = f"The documents are about {self.topic}." if self.topic else ""
-        return " ".join(part for part in (self.system_prompt, topic) if part)
+        return system_message(self.system_prompt, self.topic)
 
     @field_validator("template")
     @classmethod

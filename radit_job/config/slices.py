@@ -22,12 +22,13 @@ from radit_job.config.schema import (
     Questions,
     Retrieval,
     SplitSettings,
+    system_message,
 )
 
 
-def at(path: str) -> Any:
-    """Fill this field from the configuration's field at a dotted path."""
-    return Field(json_schema_extra={"at": path})
+def at(path: str, *, changes_results: bool = True) -> Any:
+    """Fill this field from the configuration's field at a dotted path; False: it is not in the stage's key."""
+    return Field(json_schema_extra={"at": path, "changes_results": changes_results})
 
 
 class Slice(Section):
@@ -116,9 +117,16 @@ class ScoreSlice(Slice):
 
     lm: Model = at("models.lm")
     embedder: Model = at("models.embedder")
-    retrieval: Retrieval
+    system_prompt: str = at("retrieval.system_prompt")
+    topic: str | None = at("retrieval.topic")
+    template: str = at("retrieval.template")
     candidates: int = at("finetune_retriever.candidates")
-    batch_size: int = at("answer.batch_size")
+    batch_size: int = at("answer.batch_size", changes_results=False)
+
+    @property
+    def system_message(self) -> str:
+        """As every arm gets it."""
+        return system_message(self.system_prompt, self.topic)
 
 
 class FinetuneRetrieverSlice(Slice):
@@ -126,8 +134,6 @@ class FinetuneRetrieverSlice(Slice):
 
     seed: int
     embedder: Model = at("models.embedder")
-    recall_at: list[int] = at("evaluate.recall_at")
-    k: int = at("retrieval.k")
     finetune_retriever: FinetuneRetriever
 
 

@@ -8,18 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from radit_job.errors import StoreError
+from radit_job.errors import Interrupted, StoreError
 from radit_job.executors.log_lines import format_line, parse_line
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
 from radit_job.observe.events import emit
 from radit_job.store import ObjectStore
 
-STOP_PATIENCE_S = 10.0  # what a stage gets between SIGTERM and SIGKILL
+STOP_PATIENCE_S = 60.0  # from SIGTERM to SIGKILL, as in a pod: time to save a checkpoint
+SILENCE_S = 2.0  # a stage that takes longer to stop is spoken of
 MEMORY_SHARE = 0.9  # of the machine's memory; the rest is the system's
 
 
@@ -83,15 +85,23 @@ class LocalExecutor:
         return ended
 
     def stop(self) -> None:
-        """See Executor."""
-        processes = [process for process, _ in self._running.values()]
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
-        for process in processes:
-            try:
-                process.wait(STOP_PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        """See Executor. A second Ctrl-C or SIGTERM kills at once what has not ended by then."""
+        processes = {stage: process for stage, (process, _) in self._running.items()}
+        began_s = time.monotonic()
+        try:
+            for process in processes.values():
+                process.send_signal(signal.SIGTERM)
+            if not _ended(processes.values(), began_s + SILENCE_S):
+                stages = ", ".join(stage for stage, process in processes.items() if process.poll() is None)
+                message = f"waiting up to {STOP_PATIENCE_S:.0f} s while it keeps what it has done; Ctrl-C ends it now"
+                emit("log", stage=stages, message=message)
+                _ended(processes.values(), began_s + STOP_PATIENCE_S)
+        except (KeyboardInterrupt, Interrupted):
+            pass
+        finally:
+            for process in processes.values():
+                process.kill()  # nothing happens to one that has ended
+            for process in processes.values():
                 process.wait()
         self._running.clear()
 
@@ -125,6 +135,16 @@ class LocalExecutor:
         except (OSError, StoreError) as error:
             emit("log", level="warning", message=f"the log is not kept: {error}")
         return f"{self._store.url.partition('?')[0]}/{name}"
+
+
+def _ended(processes: Iterable[subprocess.Popen[bytes]], deadline_s: float) -> bool:
+    """Wait for their ends; False where one has not come in time."""
+    try:
+        for process in processes:
+            process.wait(max(0.0, deadline_s - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 class _Log:

@@ -73,7 +73,7 @@ CATALOG: tuple[StageRow, ...] = (
         is_sharded=True,
         pays=True,
     ),
-    StageRow("split", 2, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
+    StageRow("split", 3, SplitSlice, reads=("questions",), writes=("train_questions", "val_questions"), memory_gib=0.3),
     StageRow(
         "augment",
         4,

@@ -191,7 +191,7 @@ class _Sizes:
         elif retrieval.context == "separate":
             n_context, n_examples = self._measures.chunk_tokens["lm"], n_examples * retrieval.k
         else:
-            n_context = self._measures.chunk_tokens["lm"] * retrieval.k
+            n_context = self._measures.chunk_tokens["lm"] * max(retrieval.k, (tuning.examples.distractors or 0) + 1)
         n_tokens = self._frame("lm", kind) + n_context + self._question("lm") + self._reference("lm")
         return EstimatedCalls(1, n_training_tokens=n_examples * n_tokens * tuning.epochs)
 

@@ -28,6 +28,14 @@ def nodes_of(row: StageRow, config: Config) -> int:
     return config.finetune_lm.nodes if row.spans_nodes else 1
 
 
+def resources_of(row: StageRow, config: Config, nodes: int) -> Resources:
+    """What one machine, or one pod of `nodes`, needs for a stage: each training process holds its own model."""
+    tuning, n_processes = config.finetune_lm, 1
+    if row.spans_nodes:  # without a cluster one machine has the processes of all
+        n_processes = tuning.processes_per_node * (1 if nodes > 1 else tuning.nodes)
+    return Resources(row.memory_gib * n_processes, row.is_heavy)
+
+
 class Planner:
     """Follows one run's chain through the store: what is committed, what must run, and why. Starts nothing."""
 
@@ -138,7 +146,7 @@ class Planner:
             config=self._slice(row).model_dump(mode="json"),
             inputs=tuple(inputs),
             lineage=tuple((name, key) for name, key in keys.items() if name in behind),
-            resources=Resources(row.memory_gib, row.is_heavy),
+            resources=resources_of(row, self._loaded.config, nodes),
             shards=shards,
             nodes=nodes,
             replace=decision.replace,

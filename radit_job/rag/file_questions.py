@@ -25,7 +25,17 @@ def questions_of(
     questions = []
     for number, pair in enumerate(pairs):
         found = gold.gold(number, pair)
-        questions.append(Question(ids[number], pair.question, pair.answer, found.document, found.chunk_ids, "file"))
+        questions.append(
+            Question(
+                question_id=ids[number],
+                question=pair.question,
+                answer=pair.answer,
+                document=found.document,
+                chunk_ids=found.chunk_ids,
+                source="file",
+                passage_chunk_ids=found.passage_chunk_ids,
+            )
+        )
     chosen = _draw(questions, pairs, limit, seed)
     leaked = {ids[number]: leaks.found[number] for number in chosen if number in leaks.found}
     return [questions[number] for number in chosen], leaked

@@ -19,10 +19,11 @@ WINDOWS_CHARACTERS = ((80, 80), (40, 40), (0, 40), (40, 0), (0, 0))
 
 @dataclass(frozen=True, slots=True)
 class Gold:
-    """Where one answer stands."""
+    """Where one answer stands, or for a question without one, what it was asked about."""
 
     document: str | None
     chunk_ids: tuple[str, ...]
+    passage_chunk_ids: tuple[str, ...] = ()  # no gold: the passage does not hold the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,9 @@ class GoldFinder:
 
     A pair's gold chunks are, in this order: those that it names itself; those that overlap its reference context by
     half (narrowed to those with the answer, where it stands there word for word); and the only chunk that holds a long
-    answer word for word. One without an answer has none, but the document that it was asked about. The work grows with
-    the corpus's words, not with chunks times pairs.
+    answer word for word. One without an answer has no gold, but the document and the passage that it was asked about:
+    the chunks that it names, or all that overlap its reference context. The work grows with the corpus's words, not
+    with chunks times pairs.
     """
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -97,7 +99,8 @@ class GoldFinder:
                 matches = _best(self._matches.get(self._contexts[context], []))
                 documents |= {match.chunk_id: match.document for match in _narrow(matches, pair, context)}
         if documents:
-            return Gold(next(iter(documents.values())), () if pair.is_unanswerable else tuple(documents))
+            found_ids, document = tuple(documents), next(iter(documents.values()))
+            return Gold(document, (), found_ids) if pair.is_unanswerable else Gold(document, found_ids)
         found = [
             (chunk_id, document)
             for chunk_id, document in self._answer_chunks.get(number, [])
@@ -123,7 +126,7 @@ def _best(matches: Sequence[_Match]) -> list[_Match]:
 
 def _narrow(matches: list[_Match], pair: Pair, context: str) -> list[_Match]:
     """Of the chunks from the context, those where the answer stands; all of them if it stands in none word for word."""
-    if len(matches) < 2:
+    if len(matches) < 2 or pair.is_unanswerable:
         return matches
     for window in _answer_windows(pair, context):
         holding = [match for match in matches if window and find_words(window, match.words) >= 0]

@@ -32,13 +32,19 @@ def connected_groups(keys: Sequence[Iterable[Hashable]]) -> list[list[int]]:
     return list(groups.values())
 
 
+def passage(question: Question) -> tuple[str, ...]:
+    """The chunks that a question is about, as far as they are known, whether or not they hold its answer."""
+    return (*question.chunk_ids, *question.passage_chunk_ids)
+
+
 def group_names(questions: Sequence[Question]) -> list[str]:
-    """Each question's group: those that share a gold chunk, directly or through others, have one name."""
+    """Each question's group: those whose passages share a chunk, directly or through others, have one name."""
     names = [""] * len(questions)
-    for members in connected_groups([question.chunk_ids for question in questions]):
-        first = questions[members[0]]
+    passages = [passage(question) for question in questions]
+    for members in connected_groups(passages):
+        first = members[0]
         for member in members:
-            names[member] = first.chunk_ids[0] if first.chunk_ids else first.question_id
+            names[member] = passages[first][0] if passages[first] else questions[first].question_id
     return names
 
 

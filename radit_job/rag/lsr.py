@@ -22,13 +22,12 @@ from radit_job.records import CandidateScores
 
 Matrix = npt.NDArray[np.float64]
 Likelihood = Literal["per_token", "whole_answer"]
-Divergence = Literal["reverse", "forward"]
 
 # A target within this many nats of the uniform one says nothing: the LM finds the answer alike after every chunk. Equal
 # likelihoods but for 0.5 % of a probability have as much, at a temperature of 0.1.
 MIN_INFORMATION_NATS = 1e-3
 DEFAULT_TEMPERATURE = 0.05  # of a retriever to which nothing can be fitted
-TEMPERATURES = tuple(float(t) for t in np.geomspace(0.01, 2.0, 107))  # 5 % apart: the divergence is flat at its minimum
+TEMPERATURES = tuple(float(t) for t in np.geomspace(0.01, 2.0, 107))
 
 
 def likelihoods(rows: Sequence[CandidateScores], kind: Likelihood) -> Matrix:
@@ -68,25 +67,19 @@ def teaches(log_shares: Matrix) -> npt.NDArray[np.bool_]:
     return told
 
 
-def fitted_temperature(rows: Sequence[CandidateScores], log_shares: Matrix, divergence: Divergence) -> float:
-    """The retriever temperature t at which the untuned retriever's softmax(cosine / t) is nearest to the target.
+def fitted_temperature(rows: Sequence[CandidateScores], log_shares: Matrix) -> float:
+    """The retriever temperature t at which the untuned retriever is as sure of its candidates as the target is.
 
-    Without it most of the divergence is a difference in sharpness (Guo et al., arXiv 1706.04599, fit a temperature for
-    the same reason), and lowering that squeezes the cosines together and the ranking with them. Questions whose target
-    says nothing take no part; where all are such, DEFAULT_TEMPERATURE.
+    The mean entropy of softmax(cosine / t) is then that of the target. Without it most of the divergence is a
+    difference in sharpness, and lowering that squeezes or stretches the cosines, and the ranking with them. Questions
+    whose target says nothing take no part; where all are such, DEFAULT_TEMPERATURE. Within TEMPERATURES, 5 % apart.
     """
     told = teaches(log_shares)
     if not told.any():
         return DEFAULT_TEMPERATURE
-    target = log_shares[told]
+    wanted_nats = entropy_nats(log_shares[told]).mean()
     cosines = np.array([row.similarities for row in rows], dtype=np.float64)[told]
-    return min(TEMPERATURES, key=lambda t: _divergence_nats(log_target(cosines, t), target, divergence))
-
-
-def _divergence_nats(log_p_r: Matrix, log_p_lsr: Matrix, divergence: Divergence) -> float:
-    """The mean over the questions; training/retriever_loss.py has the formulas."""
-    left, right = (log_p_r, log_p_lsr) if divergence == "reverse" else (log_p_lsr, log_p_r)
-    return float((np.exp(left) * (left - right)).sum(axis=1).mean())
+    return min(TEMPERATURES, key=lambda t: abs(entropy_nats(log_target(cosines, t)).mean() - wanted_nats))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Wanted:
 
     k: int  # chunks that retrieval gives
     without_gold_share: float = 0.0  # of the questions with known gold
-    distractors: int | None = None  # near misses beside the gold chunk; None: what retrieval finds
+    distractors: int | None = None  # near misses beside the gold chunk, in drawn order; None: what retrieval finds
     seed: int = 0
 
     @property
@@ -35,9 +35,10 @@ class Wanted:
         """Whether every context is what retrieval finds."""
         return self.without_gold_share == 0 and self.distractors is None
 
-    def n_chunks(self, making: Making) -> int:
-        """Chunks of a context that is made so. One without gold has one more near miss in its place, as in RAFT."""
-        return self.k if self.distractors is None or making == "found" else self.distractors + 1
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of every context. One without gold has one more near miss in its place, as in RAFT."""
+        return self.k if self.distractors is None else self.distractors + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def depth(questions: Sequence[Question], wanted: Wanted, n_chunks: int) -> int:
     if wanted.is_as_found:
         return wanted.k
     most_gold = max((len(set(question.chunk_ids)) for question in questions), default=0)
-    return max(wanted.k, min(n_chunks, max(wanted.k, (wanted.distractors or 0) + 1) + most_gold))
+    return max(wanted.k, min(n_chunks, max(wanted.k, wanted.n_chunks) + most_gold))
 
 
 def draw_without_gold(questions: Sequence[Question], wanted: Wanted) -> frozenset[str]:
@@ -71,6 +72,8 @@ def training_contexts(
     """Each question's training context; `contexts` are `depth` chunks deep, with gold.
 
     Distractors are the nearest chunks that are not gold. Of several gold chunks the nearest one stands among them.
+    With distractors, questions without known gold have as many chunks as the others, and in drawn order like theirs:
+    else the form of the context alone would tell the model which questions have no answer.
     """
     without_gold = draw_without_gold(questions, wanted)
     return [
@@ -85,15 +88,15 @@ def _training_context(question: Question, context: Context, wanted: Wanted, is_d
         "left_out" if is_drawn else "found" if wanted.distractors is None or not gold_ids else "among_misses"
     )
     found = list(zip(context.chunk_ids, context.scores, context.texts, strict=True))
-    size = wanted.n_chunks(making)
+    size = wanted.n_chunks
     if making == "found":
         chosen = found[:size]
     else:
         misses = [chunk for chunk in found if chunk[0] not in gold_ids]
         best = [(gold.chunk_id, gold.score, gold.text) for gold in context.gold[:1]] if making == "among_misses" else []
         chosen = [*best, *misses[: size - len(best)]]
-        if wanted.distractors is not None:
-            _random(wanted, "order", question.question_id).shuffle(chosen)
+    if wanted.distractors is not None:
+        _random(wanted, "order", question.question_id).shuffle(chosen)
     made = Context(
         chunk_ids=tuple(chunk_id for chunk_id, _, _ in chosen),
         scores=tuple(score for _, score, _ in chosen),

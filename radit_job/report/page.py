@@ -39,7 +39,7 @@ class Material:
     dropped: Iterable[Dropped]
     questions_summary: Mapping[str, Any]  # questions/summary.json; empty where there is none
     n_questions: Mapping[str, int]  # "train" and "val"
-    n_passages: int  # on which the held-out questions stand; a question without a known gold chunk has one of its own
+    n_passages: int  # on which the held-out questions stand; a question whose passage is unknown has one of its own
     training: Mapping[str, Any] | None  # lm/training.json; None when no LM was tuned
     retriever_training: Mapping[str, Any] | None  # retriever/training.json; None when no retriever was tuned
     lm_scores: Iterable[CandidateScores]  # what it learned from

@@ -115,7 +115,7 @@ def _facts(training: Mapping[str, Any], found: Preferences | None) -> dict[str, 
     temperatures = settings.get("lm_temperature"), settings.get("retriever_temperature")
     return {
         "training questions": training.get("n_train"),
-        "not trained on, because the LM finds their chunks alike": target.get("n_flat") or None,
+        "LSR learns nothing from, because the LM finds their chunks alike": target.get("n_flat") or None,
         "held out to choose the epoch": _held_out(training),
         "chunks weighed per question": training.get("n_candidates"),
         "entropy of the target": _entropy(target),
@@ -175,7 +175,8 @@ def _kept(training: Mapping[str, Any]) -> str | None:
         return None
     best = training["best_epoch"]
     if best is None:
-        return "the last weights: nothing was held out to choose by"
+        held_out = "no held-out target said anything" if training.get("n_dev") else "nothing was held out to choose by"
+        return f"the last weights: {held_out}"
     kept = f"epoch {best:g}" if best else "epoch 0: the untuned one, no later one was better"
     return f"{kept}; stopped early" if training.get("stopped_early") else kept
 

@@ -112,7 +112,8 @@ def _retrieval(results: Results, split: str) -> Iterator[RenderableType]:
             for metric, mean in found
             if mean and mean.low is not None
         ]
-        yield Text(f"\nretrieval, n = {n}: " + "  ".join(figures))
+        which = "" if any(row.untuned for row in rows) else "tuned "
+        yield Text(f"\n{which}retrieval, n = {n}: " + "  ".join(figures))
         return
     yield Text(f"\nretrieval, {n} questions whose gold chunk is known", style="bold")
     of = _retrieval_cells(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,18 +91,13 @@ def run(
     questions += [("train", train[row]) for row in sampled]
     mine = [block for block in _blocks(config, len(questions)) if shard.takes(block.number)]
     pending = [block for block in mine if not (scratch / block.file_name).exists()]
-    encoder, base = config.embedder.ref(), config.lm.ref()
-    with_untuned = [block for block in pending if block.arm not in RETRIEVER_ARMS]
-    asked = _with_contexts(config, encoder, questions, with_untuned, chunks, embeddings, ledger)
-    if retriever is not None:
-        with_tuned = [block for block in pending if block.arm in RETRIEVER_ARMS]
-        encoder = tuned_retriever_ref(retriever, encoder)
-        asked |= _with_contexts(config, encoder, questions, with_tuned, chunks, embeddings, ledger)
-    untuned = [block for block in pending if block.arm not in TUNED_ARMS]
-    _answer_blocks(config, base, untuned, shots, asked, scratch, ledger)
-    if lm is not None:
-        tuned = [block for block in pending if block.arm in TUNED_ARMS]
-        _answer_blocks(config, tuned_ref(lm, base), tuned, shots, asked, scratch, ledger)
+    base_encoder, base_lm = config.embedder.ref(), config.lm.ref()
+    tuned_encoder = tuned_retriever_ref(retriever, base_encoder) if retriever else None
+    asked: dict[int, list[Asked]] = {}
+    for encoder, blocks in _by_model(pending, RETRIEVER_ARMS, base_encoder, tuned_encoder):
+        asked |= _with_contexts(config, encoder, questions, blocks, chunks, embeddings, ledger)
+    for model, blocks in _by_model(pending, TUNED_ARMS, base_lm, tuned_ref(lm, base_lm) if lm else None):
+        _answer_blocks(config, model, blocks, shots, asked, scratch, ledger)
     folder = out / "predictions"
     folder.mkdir()
     for block in mine:
@@ -121,6 +116,15 @@ def _check_models(arms: Sequence[ArmName], *, has_lm: bool, has_retriever: bool)
     ):
         if not is_there and (named := tuned_arms & set(arms)):
             raise ConfigError(f"{' and '.join(sorted(named))}: there is no tuned {lacking}", where="evaluate.arms")
+
+
+def _by_model(
+    blocks: Sequence[Block], tuned_arms: frozenset[str], base: ModelRef, tuned: ModelRef | None
+) -> Iterator[tuple[ModelRef, list[Block]]]:
+    """Each model with the blocks of its arms, the untuned one first."""
+    yield base, [block for block in blocks if block.arm not in tuned_arms]
+    if tuned is not None:
+        yield tuned, [block for block in blocks if block.arm in tuned_arms]
 
 
 def _blocks(config: AnswerSlice, n_questions: int) -> list[Block]:

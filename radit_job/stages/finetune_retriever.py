@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from radit_job.training.examples import hold_out
 
 if TYPE_CHECKING:
     from radit_job.training.retriever import RetrieverSummary
+    from radit_job.training.retriever_settings import RetrieverTrainingSettings
 
 
 def run(
@@ -32,33 +34,21 @@ def run(
     from radit_job.training.retriever import tune_retriever  # late: it imports torch
     from radit_job.training.retriever_card import retriever_card
     from radit_job.training.retriever_data import check_rows
-    from radit_job.training.retriever_settings import RetrieverTrainingSettings
 
     start_s = time.monotonic()
     tuning, embedder = config.finetune_retriever, config.embedder
-    rows = _with_all_candidates(list(read_blocks(lm_scores, "*.jsonl", CandidateScores)))
+    rows = _of_one_size(list(read_blocks(lm_scores, "*.jsonl", CandidateScores)))
     check_rows(rows, where=str(lm_scores))
     train, dev = hold_out(rows, tuning.dev_share, config.seed)
     n_groups = len({row.group for row in rows})
     observe.log("scored questions", n_train=len(train), n_dev=len(dev), n_groups=n_groups)
-    temperature = tuning.retriever_temperature
-    if temperature is None:
-        target = lsr.log_target(lsr.likelihoods(train, tuning.likelihood), tuning.lm_temperature)
-        temperature = lsr.fitted_temperature(train, target, tuning.divergence)
-        observe.log("the retriever's temperature is fitted to the target", retriever_temperature=round(temperature, 4))
-    settings = RetrieverTrainingSettings(
-        **tuning.model_dump() | {"retriever_temperature": round(temperature, 6)},
-        recall_at=tuple(sorted({*config.recall_at, config.k})),
-        dtype=embedder.dtype,
-        seed=config.seed,
-    )
     retriever = out / "retriever"
     summary = tune_retriever(
         model_folder(embedder.ref()),
         train,
         dev,
         VectorIndex.open(embeddings),
-        settings,
+        _settings(config, train),
         out=retriever,
         scratch=scratch,
     )
@@ -74,16 +64,40 @@ def run(
     return _counters(summary) | {"seconds": round(time.monotonic() - start_s, 1)}
 
 
-def _with_all_candidates(rows: list[CandidateScores]) -> list[CandidateScores]:
-    """The rows without those that lost a candidate, which was too long for the LM: their shares are not comparable."""
-    most = max((len(row.chunk_ids) for row in rows), default=0)
-    whole = [row for row in rows if len(row.chunk_ids) == most]
-    if len(whole) < len(rows):
-        n_left_out = len(rows) - len(whole)
+def _of_one_size(rows: list[CandidateScores]) -> list[CandidateScores]:
+    """The rows with equally many candidates, the nearest ones: of so many that the most pairs are kept.
+
+    Where a chunk was too long for the LM a question has fewer, and shares among more are not comparable with its own.
+    """
+    sizes = [len(row.chunk_ids) for row in rows]
+    size = max(set(sizes), key=lambda size: (size * sum(other >= size for other in sizes), size), default=0)
+    kept = [_first(row, size) for row in rows if len(row.chunk_ids) >= size]
+    if set(sizes) - {size}:
         observe.warn(
-            f"{n_left_out} of {len(rows)} questions lost a candidate, and are left out", n_questions=n_left_out
+            f"some chunks were too long for the LM: {len(kept)} of {len(rows)} questions are taken, each with {size} "
+            "candidates",
+            n_questions=len(kept),
+            n_candidates=size,
         )
-    return whole
+    return kept
+
+
+def _first(row: CandidateScores, size: int) -> CandidateScores:
+    fields = ("chunk_ids", "similarities", "log_probability_nats")
+    return replace(row, **{name: getattr(row, name)[:size] for name in fields})
+
+
+def _settings(config: FinetuneRetrieverSlice, train: list[CandidateScores]) -> RetrieverTrainingSettings:
+    from radit_job.training.retriever_settings import RetrieverTrainingSettings
+
+    tuning = config.finetune_retriever
+    temperature = tuning.retriever_temperature
+    if temperature is None:
+        target = lsr.log_target(lsr.likelihoods(train, tuning.likelihood), tuning.lm_temperature)
+        temperature = round(lsr.fitted_temperature(train, target), 6)
+        observe.log("the retriever's temperature is fitted to the target", retriever_temperature=temperature)
+    given = tuning.model_dump() | {"retriever_temperature": temperature}
+    return RetrieverTrainingSettings(**given, dtype=config.embedder.dtype, seed=config.seed)
 
 
 def _counters(summary: RetrieverSummary) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from radit_job import observe
 from radit_job.config.slices import ReportSlice
-from radit_job.rag.grouping import connected_groups
+from radit_job.rag.grouping import group_names
 from radit_job.records import (
     CandidateScores,
     Chunk,
@@ -55,7 +55,7 @@ def run(
                 "n_documents": len({row.document for row in [*train, *val] if row.document}),
             },
             n_questions={"train": len(train), "val": len(val)},
-            n_passages=len(connected_groups([question.chunk_ids for question in val])),
+            n_passages=len(set(group_names(val))),
             training=_json(lm / "training.json") if lm else None,
             retriever_training=_json(retriever / "training.json") if retriever else None,
             lm_scores=read_blocks(lm_scores, "*.jsonl", CandidateScores) if lm_scores else (),

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def run(
     A block that is done is kept in `scratch`, so a killed run goes on with the next. InputError where there are fewer
     than two chunks, and where no question is left with two candidates that the model can read.
     """
-    questions = list(read_rows(train_questions / "questions.jsonl", Question))
+    questions = _answered(read_rows(train_questions / "questions.jsonl", Question))
     k = _n_candidates(config, embeddings)
     cuts = [slice(start, start + BLOCK_QUESTIONS) for start in range(0, len(questions), BLOCK_QUESTIONS)]
     mine = [Block(number, cut) for number, cut in enumerate(cuts) if shard.takes(number)]
@@ -107,6 +107,11 @@ def run(
             todo="Lower chunking.size_tokens, or take a model that reads more.",
         )
     return counters
+
+
+def _answered(questions: Iterable[Question]) -> list[Question]:
+    """Without the unanswerable ones: a refusal is likeliest after the chunks that have nothing to do with them."""
+    return [question for question in questions if question.chunk_ids or not question.passage_chunk_ids]
 
 
 def _n_candidates(config: ScoreSlice, embeddings: Path) -> int:
@@ -172,9 +177,8 @@ class _Reader:
     """Which candidates the model can read, as the stage `answer` gives it one chunk."""
 
     def __init__(self, config: ScoreSlice, lm: ScoringLM) -> None:
-        retrieval = config.retrieval
         self._lm = lm
-        self._prompts = Prompts(retrieval.system_message, retrieval.template, retrieval.closed_book_template)
+        self._prompts = Prompts(config.system_message, config.template, closed_book_template="")
         self._n_more = 1 if config.lm.provider == "openai" else 0  # the new token without which no server answers
 
     def of(self, question: Question, group: str, context: Context) -> Candidates:
@@ -201,6 +205,7 @@ def _score_block(
     answers = [item.question.answer for item in usable for _ in item.kept]
     began_s = time.monotonic()
     scores = iter(lm.score(conversations, answers, batch_size=batch_size, on_done=bar.advance))
+    scoring_s = time.monotonic() - began_s
     figures: dict[str, float] = {
         "n_questions": len(usable),
         "n_dropped": len(asked) - len(usable),
@@ -208,7 +213,7 @@ def _score_block(
         "n_too_long": sum(len(item.context.chunk_ids) - len(item.kept) for item in asked),
         "prompt_tokens": sum(map(lm.n_prompt_tokens, conversations)),
         "answer_tokens": sum(map(lm.n_answer_tokens, answers)),
-        "scoring_s": time.monotonic() - began_s,
+        "scoring_s": scoring_s,
     }
     return [_row(item, [next(scores) for _ in item.kept]) for item in usable], figures
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from radit_job import observe
 from radit_job.config.slices import SplitSlice
 from radit_job.errors import InputError
-from radit_job.rag.grouping import choose_groups, connected_groups
+from radit_job.rag.grouping import choose_groups, connected_groups, passage
 from radit_job.rag.matching import match_words
 from radit_job.records import Question, read_rows, write_rows
 
@@ -19,7 +19,8 @@ MIN_WRITTEN = 10  # fewer can be neither split nor measured
 def run(config: SplitSlice, *, questions: Path, out: Path, scratch: Path) -> dict[str, float]:
     """Write `train_questions/` and `val_questions/questions.jsonl`, and `train_questions/split.json` with the counts.
 
-    Questions that share a gold chunk (or a document, as configured), or that are worded alike, stay together.
+    Questions about one passage (they share a chunk) or one document, as configured, and those that are worded alike
+    stay together; of a question without an answer, too, the passage counts.
     Questions that a model wrote twice, in blocks that knew nothing of each other, count once, and what it wrote beyond
     the limit is left out. InputError when it wrote fewer than 10 in all, and when everything hangs together, so that
     there is nothing to divide.
@@ -89,10 +90,10 @@ def _n_wanted(summary: Path) -> int | None:
 
 
 def _places(row: Question, by: str) -> Sequence[Hashable]:
-    """What may not stand on both sides: the question's gold chunks, or the documents that they are from."""
+    """What may not stand on both sides: the chunks that the question is about, or the documents that they are from."""
     if by == "chunk":
-        return row.chunk_ids
-    documents: Iterable[str] = (chunk_id.rpartition("#")[0] for chunk_id in row.chunk_ids)
+        return passage(row)
+    documents: Iterable[str] = (chunk_id.rpartition("#")[0] for chunk_id in passage(row))
     return sorted({*documents, *([row.document] if row.document else [])})
 
 
@@ -105,7 +106,7 @@ def _one_group_error(rows: list[Question], by: str) -> InputError:
             todo="set split.by: chunk, or add documents and questions about them",
         )
     return InputError(
-        f"all {len(rows)} questions hang together through the chunks that hold their answers",
+        f"all {len(rows)} questions hang together through the chunks that they are about",
         where="split.by",
         todo="cut smaller chunks (chunking.size_tokens), or add questions about other passages",
     )

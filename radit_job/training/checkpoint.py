@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,36 +18,50 @@ from radit_job.errors import StoreError
 from radit_job.training.spreading import like, own_part
 
 Tensors = Mapping[str, torch.Tensor]
+State = dict[str, Any]  # JSON; `step` and what else was saved with it
 
 ADAM_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def the_last(states: Sequence[State]) -> set[int]:
+    """The last step alone is worth keeping."""
+    return {int(states[-1]["step"])}
 
 
 class Checkpoints:
     """The checkpoints in one scratch folder: `step-<n>/` (tensors and state) and `best-<n>.safetensors`.
 
-    The last `n_kept` steps are kept; more than one where others must have the same step, too.
+    `choose` tells from the states, the last one last, which steps to keep: more than one where others must have the
+    same step, too.
     """
 
-    def __init__(self, folder: Path, *, n_kept: int = 1) -> None:
-        self.folder, self.n_kept = folder, n_kept
+    def __init__(self, folder: Path, choose: Callable[[Sequence[State]], Collection[int]] = the_last) -> None:
+        self.folder, self.choose = folder, choose
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, tensors: Tensors, state: dict[str, Any]) -> None:
-        """Keep this step's tensors and JSON state, then forget the steps before it."""
-        unfinished = self.folder / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
+    def save(self, step: int, tensors: Tensors, state: State) -> None:
+        """Keep this step's tensors and JSON state, then forget the steps that are not worth it any more."""
+        unfinished, replaced = self.folder / "unfinished", self.folder / "unfinished-replaced"
+        for left_behind in (unfinished, replaced):
+            shutil.rmtree(left_behind, ignore_errors=True)
         unfinished.mkdir()
         _write_tensors(tensors, unfinished / "tensors.safetensors")
         (unfinished / "state.json").write_text(json.dumps({"step": step, **state}))
         final = self._folder_of(step)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # the same step with a newer history; a kill while it is deleted must not lose both
+            final.rename(replaced)
         unfinished.rename(final)
-        kept = [path for path in self._steps() if path <= final][-self.n_kept :]
-        for other in self._steps():
-            if other not in kept:
-                shutil.rmtree(other)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self.forget_but(self.choose([kept for kept in self.states() if kept["step"] <= step]))
 
-    def load(self, step: int | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    def forget_but(self, steps: Collection[int]) -> None:
+        """Delete all steps but these."""
+        kept = set(map(self._folder_of, steps))
+        for folder in self._steps():
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+    def load(self, step: int | None = None) -> tuple[dict[str, torch.Tensor], State] | None:
         """A checkpoint's tensors and state, the last one's by default, or None; an unreadable one counts as none."""
         steps = [path for path in self._steps() if step is None or path == self._folder_of(step)]
         if not steps:
@@ -59,7 +73,7 @@ class Checkpoints:
             observe.warn("the last checkpoint cannot be read: training begins anew", folder=str(last), error=str(error))
             return None
 
-    def states(self) -> list[dict[str, Any]]:
+    def states(self) -> list[State]:
         """The JSON states of the steps that are kept, as far as they can be read, the last one last."""
         found = []
         for folder in self._steps():

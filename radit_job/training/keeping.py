@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,16 +12,42 @@ from radit_job import observe
 from radit_job.training.checkpoint import (
     ADAM_MOMENTS,
     Checkpoints,
+    State,
     optimizer_tensors,
     restore_optimizer,
     restore_weights,
 )
 from radit_job.training.world import World
 
-N_SHARED_STEPS = 2  # a process may be lost while others have saved the next step already
+# Of weights that are shared out more than the last step is kept: a process may be lost while others have saved the next
+# one already, and on a new machine it has what the store has of it, which is older by an interval and an upload.
+N_NEWEST = 2
+KEPT_S = 300.0
+SPACING_S = KEPT_S / 2
+N_TOLD = 8  # more steps than are kept
 NONE = -1.0  # no step
 Names = Mapping[torch.nn.Parameter, str]
-State = dict[str, Any]
+
+
+def shared_steps(states: Sequence[State]) -> set[int]:
+    """Which steps of shared-out weights to keep, at most six: `kept_at_s` of the last state is the present.
+
+    The newest two, the first one of each stretch of SPACING_S within KEPT_S, and the newest one from before that. All
+    processes drop the same steps, so whatever one has kept for KEPT_S was in every copy made since.
+    """
+    now_s, firsts, old = _kept_at_s(states[-1]), {}, []
+    for state in states:
+        at_s = _kept_at_s(state)
+        if 0 <= now_s - at_s < KEPT_S:
+            firsts.setdefault(at_s // SPACING_S, int(state["step"]))
+        else:  # or from the future: the clock is that of another machine
+            old.append(int(state["step"]))
+    newest = [int(state["step"]) for state in states[-N_NEWEST:]]
+    return {*newest, *firsts.values(), *old[-1:]}
+
+
+def _kept_at_s(state: State) -> float:
+    return float(state["kept_at_s"])
 
 
 class Keeper:
@@ -93,17 +119,20 @@ class ShardKeeper(Keeper):
     """For weights of which every process has a share: each keeps its own, and all go on from a step that all have."""
 
     def _open(self, folder: Path) -> Checkpoints:
-        return Checkpoints(folder / f"shard-{self.world.rank}-of-{self.world.size}", n_kept=N_SHARED_STEPS)
+        return Checkpoints(folder / f"shard-{self.world.rank}-of-{self.world.size}", shared_steps)
 
     def save(self, step: int, state: State) -> None:
         """See Keeper."""
-        self._write(step, state)
-        self.checkpoints.forget_best_but({kept["history"]["best_step"] for kept in self.checkpoints.states()})
+        self._write(step, {**state, "kept_at_s": self.world.broadcast_json(time.time())})  # all by one clock
+        best = {kept["history"]["best_step"] for kept in self.checkpoints.states()}
+        self.checkpoints.forget_best_but(best - {None})
 
     def load(self, fingerprint: str) -> State | None:
         """See Keeper."""
-        step = self._common_step(fingerprint)
-        found = self.checkpoints.load(step) if step is not None else None
+        steps = self._common_steps(fingerprint)
+        # What not all have is of no use to anybody, and all shall choose from the same steps hereafter.
+        self.checkpoints.forget_but(steps)
+        found = self.checkpoints.load(max(steps)) if steps else None
         if self.world.any(found is None) or found is None:
             return None
         self._restore(found[0])
@@ -117,12 +146,18 @@ class ShardKeeper(Keeper):
         """See Keeper."""
         restore_weights(self.names, self.checkpoints.load_best(step))
 
-    def _common_step(self, fingerprint: str) -> int | None:
-        """The last step that every process has kept of this run."""
+    def _common_steps(self, fingerprint: str) -> set[int]:
+        """The steps that every process has kept of this run."""
         own = [float(state["step"]) for state in self.checkpoints.states() if state["fingerprint"] == fingerprint]
-        told = self.world.gather((own + [NONE] * N_SHARED_STEPS)[:N_SHARED_STEPS])
+        told = self.world.gather(([NONE] * N_TOLD + own)[-N_TOLD:])
         common = set.intersection(*map(set, told)) - {NONE}
-        return int(max(common)) if common else None
+        last = [int(max(steps)) for steps in told]
+        if not common and max(last) > NONE and self.world.is_first:
+            observe.warn(
+                "the training processes have kept no step that all of them have: training begins anew",
+                last_steps=", ".join("none" if step == NONE else str(step) for step in last),
+            )
+        return set(map(int, common))
 
 
 def keeper_of(method: str, folder: Path, names: Names, optimizer: torch.optim.Optimizer, world: World) -> Keeper:

@@ -75,7 +75,7 @@ class TrainingLoop:
         self.keeper = keeper_of(settings.method, scratch, self.names, self.optimizer, world)
         self.history = History()
         self.done = 0  # steps
-        self._saved = -1  # steps that the last checkpoint has
+        self._saved = -1  # steps that the last checkpoint has; -1: there is more to keep
         per_step = settings.batch_size * settings.accumulation_steps
         self.steps_per_epoch = math.ceil(len(train) / per_step)
         self.n_steps = max(1, math.ceil(self.steps_per_epoch * settings.epochs))
@@ -92,6 +92,8 @@ class TrainingLoop:
         with stop_request(patient=self.world.size > 1) as self._stop:
             try:
                 self._run()
+                if self.world.any(self._stop.is_made):  # since the last pass
+                    raise StopHere
             except StopHere:
                 if self._saved != self.done:
                     self._save_checkpoint()
@@ -195,6 +197,7 @@ class TrainingLoop:
         observe.log("held-out loss", step=done, nats_per_token=round(loss, 4), best_step=history.best_step)
         since_best = sum(row["step"] > (history.best_step or 0) for row in history.evaluations)
         history.stopped_early = 0 < self.settings.patience <= since_best and done < self.n_steps
+        self._saved = -1  # a checkpoint of this step, if there is one, does not know of the evaluation
 
     def _held_out_nats(self) -> float:
         self._set_mode(training=False)

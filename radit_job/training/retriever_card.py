@@ -30,8 +30,8 @@ make a language model find the reference answer likely.
 | base model's identity | `{base_identity}` |
 | trained on | {n_train} questions with {n_candidates} candidate passages each |
 | groups of questions with the same source | {n_groups}, held-out ones included |
-| not trained on | {n_flat} questions after whose candidates the language model finds the answer alike |
-| held out to choose the weights | {n_dev} questions, of other source passages |
+| nothing for LSR to learn from | {n_flat} questions after whose candidates the language model finds the answer alike |
+| held out to choose the weights | {n_dev} questions, of other source passages where these are known |
 | trained | {n_trainable_parameters:,} of {n_parameters:,} parameters |
 | loss | {loss} |
 | likelihood, its temperature | {likelihood}, {lm_temperature:g} |

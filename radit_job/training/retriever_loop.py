@@ -102,8 +102,7 @@ class RetrieverLoop:
                 self._between(step, stop)
                 if self.history.stopped_early:
                     break
-            if stop.is_made:  # behind the last look at it; everything is in the last checkpoint
-                stop.obey()
+            # A request behind the last look is obeyed at the block's end: everything is in the last checkpoint.
         if self.history.best_epoch is not None and self.history.best_epoch != self.steps[done - 1].epoch:
             restore_weights(self.names, self.checkpoints.load_best(self.history.best_epoch))
         return self.history
@@ -187,9 +186,10 @@ class RetrieverLoop:
         """What is due after a step: the epoch's figures, a checkpoint, and the end, if somebody asked for it."""
         if step.ends_epoch:
             self._evaluate(step.epoch, step.phase)
-        if step.ends_epoch or stop.is_made:
+        is_asked = stop.is_made  # looked at once: what is obeyed here has its checkpoint
+        if step.ends_epoch or is_asked:
             self._save_checkpoint(step.number + 1)
-        if stop.is_made:
+        if is_asked:
             stop.obey()
 
     def _evaluate(self, epoch: int, phase: Phase) -> None:

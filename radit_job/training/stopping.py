@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 
 class StopRequest:
@@ -15,10 +14,12 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.is_made = False
-        self._obey: Any = None
+        self.is_obeyed = False
+        self._obey: Callable[[], None] = lambda: None  # outside the main thread
 
     def obey(self) -> None:
         """Do what the signal would have done at once: its handler raises the exception that ends the stage."""
+        self.is_obeyed = True
         self._obey()
 
 
@@ -26,6 +27,7 @@ class StopRequest:
 def stop_request(*, patient: bool = False) -> Iterator[StopRequest]:
     """SIGTERM sets `is_made` instead of ending the block; a second one ends it where it is, unless it is patient.
 
+    A request that nobody has obeyed is obeyed at the block's end, if that is reached without an error.
     Kubernetes sends it terminationGracePeriodSeconds before SIGKILL: on an eviction, a preemption, a drained node.
     Outside the main thread, which alone gets signals, nothing is changed.
     """
@@ -50,3 +52,5 @@ def stop_request(*, patient: bool = False) -> Iterator[StopRequest]:
         yield request
     finally:
         signal.signal(signal.SIGTERM, before)
+    if request.is_made and not request.is_obeyed:
+        request.obey()

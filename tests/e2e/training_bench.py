@@ -46,7 +46,14 @@ class TrainingBench:
         self.folder = folder
         write_rows(folder / "in/examples/examples.jsonl", map(example, range(30)))
         manifest, _ = committed.publish(self.store, "augment", "k", folder / "in", ["examples"], {})
-        settings = {"epochs": 8, "dev_share": 0.2, "patience": 0, "checkpoint_interval_s": 1e-9, **tuning}
+        settings = {
+            "epochs": 5,
+            "batch_size": 3,
+            "dev_share": 0.17,
+            "patience": 0,
+            "checkpoint_interval_s": 1e-9,
+            **tuning,
+        }
         self.sees = sees = FinetuneLMSlice(
             seed=7,
             lm=Model(provider="huggingface", name=str(lm), dtype="float32").model_dump(),

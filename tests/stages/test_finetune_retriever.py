@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from radit_job.config.models import Model
 from radit_job.config.slices import FinetuneRetrieverSlice
 from radit_job.errors import InputError
 from radit_job.models.sentence_encoder import HuggingFaceEmbedder
-from radit_job.records import write_rows
+from radit_job.records import CandidateScores, read_rows, write_rows
 from radit_job.stages.finetune_retriever import run
 from tests.unit.retriever_bench import SUBJECTS, chunk_texts, folder_bytes, planted_rows, tiny_encoder, write_index
 
@@ -59,8 +61,6 @@ class Inputs:
         return FinetuneRetrieverSlice(
             seed=7,
             embedder=embedder.model_dump(),
-            recall_at=[1, 5],
-            k=3,
             finetune_retriever=FinetuneRetriever(**tuning).model_dump(),
         )
 
@@ -95,7 +95,7 @@ def test_it_writes_an_encoder_a_curve_and_a_card_and_reads_only(inputs, tmp_path
     assert [folder_bytes(folder) for folder in read] == before
     assert counters["n_train"] + counters["n_flat"] + counters["n_dev"] == 72
     assert counters["dev_kl_after"] < counters["dev_kl_before"] and counters["seconds"] > 0
-    assert {"dev_recall_before_at_1", "dev_recall_after_at_3", "dev_mrr_after", "n_steps"} <= counters.keys()
+    assert {"dev_recall_before_at_1", "dev_recall_after_at_5", "dev_mrr_after", "n_steps"} <= counters.keys()
     assert all(isinstance(value, int | float) for value in counters.values())
 
     retriever = tmp_path / "out/retriever"
@@ -107,7 +107,7 @@ def test_it_writes_an_encoder_a_curve_and_a_card_and_reads_only(inputs, tmp_path
     training = json.loads((retriever / "training.json").read_text())
     assert training["settings"]["lm_temperature"] == 0.1 and training["settings"]["epochs"] == 2
     assert [row["epoch"] for row in training["epochs"]] == [0, 1, 2]
-    assert list(training["epochs"][0]["dev_recall"]) == ["1", "3", "5"]
+    assert list(training["epochs"][0]["dev_recall"]) == ["1", "5", "10"]
     assert len(training["steps"]) == counters["n_steps"]
     assert training["target"].keys() == {
         "entropy_nats",
@@ -117,7 +117,7 @@ def test_it_writes_an_encoder_a_curve_and_a_card_and_reads_only(inputs, tmp_path
         "n_flat",
     }
     card = (retriever / "README.md").read_text()
-    for said in ("encodes questions only", "sha256:", "(kept)", "KL(retriever \\|\\| target)", "recall@3"):
+    for said in ("encodes questions only", "sha256:", "(kept)", "KL(target \\|\\| retriever)", "recall@5"):
         assert said in card
     for clock in ("training_s", "seconds", "steps/s"):
         assert clock not in card and clock not in (retriever / "training.json").read_text()
@@ -202,3 +202,26 @@ def test_nothing_to_learn_from_is_an_input_error(inputs, tmp_path):
 def test_importing_the_stage_does_not_import_torch():
     code = "import sys, radit_job.stages.finetune_retriever; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_questions_that_lost_a_candidate_are_cut_to_what_most_have(inputs, tmp_path):
+    shutil.copytree(inputs.folder / "lm_scores", tmp_path / "lm_scores")
+    path = tmp_path / "lm_scores/000000.jsonl"
+    rows = list(read_rows(path, CandidateScores))
+    names = ("chunk_ids", "similarities", "log_probability_nats")
+    n_all = len(rows[0].chunk_ids)
+    shorter = [replace(row, **{name: getattr(row, name)[:-1] for name in names}) for row in rows[:2]]
+    single = replace(rows[2], **{name: getattr(rows[2], name)[:1] for name in names})
+    write_rows(path, [*shorter, single, *rows[3:]])
+    (tmp_path / "out").mkdir()
+    run(
+        inputs.config(epochs=1),
+        lm_scores=tmp_path / "lm_scores",
+        embeddings=inputs.folder / "embeddings",
+        out=tmp_path / "out",
+        scratch=tmp_path / "scratch",
+    )
+    training = json.loads((tmp_path / "out/retriever/training.json").read_text())
+    flat = training["target"]["n_flat"]
+    assert training["n_candidates"] in (n_all, n_all - 1)
+    assert training["n_train"] + training["n_dev"] + flat == (69 if training["n_candidates"] == n_all else 71)

@@ -6,8 +6,9 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from radit_job.rag.grouping import choose_groups, connected_groups
+from radit_job.rag.grouping import choose_groups, connected_groups, group_names
 from radit_job.rag.sampling import sample_and_shots, spread
+from radit_job.records import Question
 
 KEYS = st.lists(st.lists(st.integers(0, 12), max_size=3), max_size=30)
 
@@ -22,6 +23,14 @@ def test_items_that_share_a_key_are_in_one_group(keys):
             assert group_of[one] == group_of[other]
     unlinked = [item for item, own in enumerate(keys) if not own]
     assert all(len(groups[group_of[item]]) == 1 for item in unlinked)
+
+
+def test_a_passage_groups_questions_with_and_without_an_answer():
+    def named(number, chunk_ids=(), passage_chunk_ids=()):
+        return Question(f"q{number}", "?", "", None, chunk_ids, "file", passage_chunk_ids)
+
+    rows = [named(0, (), ("a", "b")), named(1, ("b",)), named(2, (), ("c",)), named(3, (), ("c",)), named(4)]
+    assert group_names(rows) == ["a", "a", "c", "c", "q4"]
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=9), st.floats(0.05, 0.95), st.integers(0, 5))

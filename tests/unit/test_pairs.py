@@ -147,9 +147,19 @@ def test_questions_without_an_answer_are_no_duplicates_of_each_other_nor_too_lon
 
 
 def test_a_question_without_an_answer_has_a_document_and_no_gold_chunk():
-    for known in ({"contexts": (TEXTS["d#0"] + " " + TEXTS["d#1"],)}, {"chunk_ids": ("d#1",)}, {"document": "d"}):
+    context = TEXTS["d#0"] + " " + TEXTS["d#1"]
+    known_passages = (
+        ({"contexts": (context,)}, ("d#0", "d#1")),
+        ({"chunk_ids": ("d#1",), "contexts": (context,)}, ("d#1",)),
+        ({"document": "d"}, ()),
+    )
+    for known, passage in known_passages:
         found = gold(Pair("Q?", NO_ANSWER, "w", is_unanswerable=True, **known))
-        assert (found.document, found.chunk_ids) == ("d", ())
+        assert (found.document, found.chunk_ids, found.passage_chunk_ids) == ("d", (), passage)
+    # The words of the configured answer may stand in the passage by chance: they say nothing of what it is about.
+    by_chance = gold(Pair("Q?", "leaking in the spring", "w", contexts=(context,), is_unanswerable=True))
+    assert (by_chance.chunk_ids, by_chance.passage_chunk_ids) == ((), ("d#0", "d#1"))
+    assert gold(Pair("Q?", "leaking in the spring", "w", contexts=(context,))).passage_chunk_ids == ()
     said_by_chance = {"e#1": NO_ANSWER + " Nobody minds."}
     assert gold(Pair("Q?", NO_ANSWER, "w", is_unanswerable=True), {**TEXTS, **said_by_chance}).chunk_ids == ()
     assert gold(Pair("Q?", NO_ANSWER, "w"), {**TEXTS, **said_by_chance}).chunk_ids == ("e#1",)

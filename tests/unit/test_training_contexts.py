@@ -94,8 +94,22 @@ def test_no_distractors_is_the_gold_chunk_alone():
 
 
 def test_a_question_without_known_gold_keeps_what_retrieval_finds():
-    (context,) = made([question(1)], Wanted(3, without_gold_share=1.0, distractors=5))
+    (context,) = made([question(1)], Wanted(3, without_gold_share=1.0))
     assert context.context.chunk_ids == ("c0", "c1", "c2") and context.making == "found"
+
+
+@pytest.mark.parametrize("distractors", [0, 1, 5])
+def test_with_distractors_the_form_of_a_context_does_not_tell_that_gold_is_unknown(distractors):
+    rows = [question(number, None if number % 2 else ("c0",)) for number in range(60)]
+    contexts = made(rows, Wanted(3, 0.5, distractors, seed=7))
+    assert {len(row.context.chunk_ids) for row in contexts} == {distractors + 1}
+    unknown = [row.context for row in contexts[1::2]]
+    nearest = [f"c{at}" for at in range(distractors + 1)]
+    assert all(sorted(context.chunk_ids) == nearest for context in unknown)
+    assert {context.chunk_ids[0] for context in unknown} == set(nearest), "the nearest chunk stands anywhere"
+    for context in unknown:  # its similarity and its text go with it
+        assert context.scores == tuple(round(0.9 - 0.05 * int(name[1:]), 6) for name in context.chunk_ids)
+        assert context.texts == tuple(f"text {name[1:]}" for name in context.chunk_ids)
 
 
 def test_the_order_is_drawn_so_that_gold_stands_anywhere():

@@ -72,6 +72,7 @@ def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url:
             settings.image_pull_policy,
             arguments,
             needs_gib=spec.resources.memory_gib,
+            n_processes=spec.config.get("finetune_lm", {}).get("processes_per_node", 1),
             group=name if spec.nodes > 1 else None,
         ),
     }

@@ -24,18 +24,25 @@ CONTROLLER = Profile(cpu=0.1, memory_gib=1.0, ephemeral_storage_gib=1.0)  # it w
 
 
 def stage_pod(
-    profile: Profile, pull_policy: str, arguments: list[str], *, needs_gib: float, group: str | None = None
+    profile: Profile,
+    pull_policy: str,
+    arguments: list[str],
+    *,
+    needs_gib: float,
+    n_processes: int = 1,
+    group: str | None = None,
 ) -> Object:
     """The pod of a stage, or of one of its shards. `needs_gib` holds where the profile does not say how much.
 
-    `group` names the Job, and its Service, where several pods do the stage together.
+    `n_processes` share the pod's cores. `group` names the Job, and its Service, where several pods do the stage
+    together.
     """
     env = {
         "HOME": "/tmp",  # noqa: S108 - the one place in the pod where a process may write
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # torch takes every core that it sees, and it sees the node's.
-        "OMP_NUM_THREADS": str(math.ceil(profile.cpu)),
+        "OMP_NUM_THREADS": str(max(1, math.ceil(profile.cpu) // n_processes)),
         **({"HF_HOME": profile.model_cache.mount_path} if profile.model_cache else {}),
         **({"RADIT_ENDPOINT": endpoint(group)} if group else {}),
     }

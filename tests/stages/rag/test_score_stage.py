@@ -234,3 +234,10 @@ def test_a_served_model_that_does_not_tell_is_refused(run_stage, config_of):
     with pytest.raises(ConfigError, match="does not tell how likely"):
         score.open_scorer(silent.ref())
     assert model_folder(config.lm.ref()).is_dir()
+
+
+def test_an_unanswerable_question_teaches_no_preference(run_stage, config_of):
+    first = QUESTIONS[0]
+    refused = replace(first, question_id="none", answer="Nobody says.", chunk_ids=(), passage_chunk_ids=first.chunk_ids)
+    _, rows = run_stage(config_of(), [refused, *QUESTIONS[1:3]])
+    assert [row.question_id for row in rows] == [item.question_id for item in QUESTIONS[1:3]]

@@ -121,6 +121,9 @@ def test_questions_without_an_answer_are_dropped_or_taught_as_such(tmp_path, chu
     assert (summary["dropped"], counters["n_unanswerable"], counters["n_without_gold"]) == ({}, 3, 3)
     taught = questions[len(pairs) :]
     assert {(row.answer, row.document, row.chunk_ids) for row in taught} == {("It does not say.", "d0", ())}
+    asked_about = next(read_rows(chunks / "chunks.jsonl", Chunk)).chunk_id
+    assert {row.passage_chunk_ids for row in taught} == {(asked_about,)}
+    assert all(row.passage_chunk_ids == () for row in questions[: len(pairs)])
     assert not any("no chunk is known" in message for message in messages)  # none is missing
 
 
@@ -215,6 +218,20 @@ def test_unknown_gold_is_counted(tmp_path):
     counters, train, val = run_split(tmp_path, [question(number, (), None) for number in range(10)])
     assert counters["n_unknown_gold"] == 10
     assert (len(train), len(val)) == (7, 3)
+
+
+@pytest.mark.parametrize("by", ["chunk", "document"])
+def test_questions_without_an_answer_stay_with_their_passage(tmp_path, by):
+    def asked(number):
+        """Of three questions on a passage one has an answer; the document is known from the passage alone."""
+        passage = (f"d{number // 3}#0",)
+        gold, rest = ((), passage) if number % 3 else (passage, ())
+        return Question(f"q{number}", f"Question {number}?", "A", None, gold, "file", rest)
+
+    counters, train, val = run_split(tmp_path, [asked(number) for number in range(60)], by)
+    assert (counters["n_groups"], counters["largest_group"], counters["n_unknown_gold"]) == (20, 3, 0)
+    passages = [{row.chunk_ids + row.passage_chunk_ids for row in side} for side in (train, val)]
+    assert passages[0].isdisjoint(passages[1]) and [len(train), len(val)] == [42, 18]
 
 
 def written(number, text):
