@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -49,6 +50,8 @@ class NodeGroup:
     index: int = 0
     count: int = 1
     endpoint: str = ""  # host:port where they meet, on the first one; empty where there is only one
+    # Whether the first one has published: one that is lost and comes back may find nobody to meet.
+    is_over: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
 
     @property
     def is_first(self) -> bool:

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from radit_job import observe
 from radit_job.errors import ConfigError, CorruptArtifact, TryAgainError
@@ -121,6 +121,13 @@ def is_done(store: ObjectStore, spec: JobSpec, standing: Manifest | None, nth_tr
     if standing is None or not spec.replace:
         return standing is not None
     return bool(read_result(store, standing).get("try") == nth_try)
+
+
+def watching(store: ObjectStore, spec: JobSpec, share: Share, nth_try: str) -> NodeGroup:
+    """The share's nodes for its stage, which can ask whether this try is committed: then there is nothing to help."""
+    if share.nodes.is_first:
+        return share.nodes
+    return replace(share.nodes, is_over=lambda: is_done(store, spec, standing_of(store, spec), nth_try))
 
 
 def await_commit(

@@ -27,7 +27,7 @@ from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.inputs import fetch_input, lineage_entry
 from radit_job.pipeline.paid_ledger import open_ledger
 from radit_job.pipeline.spending import Book
-from radit_job.share import Share, await_commit, is_done, share_of, standing_of, try_of
+from radit_job.share import Share, await_commit, is_done, share_of, standing_of, try_of, watching
 from radit_job.store import ObjectStore, open_store
 from radit_job.store.artifacts import publish
 from radit_job.store.kept import KEEP_INTERVAL_S, kept_scratch
@@ -133,7 +133,8 @@ def _compute(store: ObjectStore, row: StageRow, spec: JobSpec, share: Share, nth
         with kept_scratch(store, scratch_name, interval_s=interval_s) as scratch:
             own = Book(spec.stage, spec.key, nth_try, share.index, share.count)
             ledger = open_ledger(store, spec, own, scratch_name, scratch, work / "earlier") if row.pays else Ledger()
-            counters = _call(row, store, spec, share, fetched, out, scratch, ledger)
+            nodes = watching(store, spec, share, nth_try)
+            counters = _call(row, store, spec, Share(share.shard, nodes), fetched, out, scratch, ledger)
             if share.nodes.is_first:
                 result = _result(spec, counters, started_s, nth_try, ledger)
                 _publish(store, row, spec, share.shard, nth_try, out, result)

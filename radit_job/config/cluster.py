@@ -121,7 +121,7 @@ class Profile(Section):
     cpu: float = setting(
         1.0,
         "Requested cores. Rounded up, it is the number of threads too (OMP_NUM_THREADS): one per core of a large node "
-        "would slow all its pods down.",
+        "would slow all its pods down. Training processes of one pod share them.",
         unit="cores",
         origin="fits any node; the model stages gain from more",
         ge=0.001,

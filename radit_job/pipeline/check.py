@@ -17,6 +17,7 @@ from radit_job.models.identity import model_identity
 from radit_job.pipeline.check_served import served_findings
 from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
+from radit_job.pipeline.planner import resources_of
 from radit_job.pipeline.sources import find_sources
 from radit_job.store import ObjectStore
 
@@ -94,7 +95,7 @@ def _store(store: ObjectStore) -> Finding:
 
 def _memory(loaded: LoadedConfig) -> Finding:
     has_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    rows = needed_rows(loaded.config)
-    largest = max(rows, key=lambda row: row.memory_gib)
-    says = f"{has_gib:.0f} GiB; {largest.name} takes up to {largest.memory_gib:.0f} GiB with the packaged models"
-    return Finding("memory", "ok" if has_gib > largest.memory_gib else "warn", says)
+    needs = {row.name: resources_of(row, loaded.config, 1).memory_gib for row in needed_rows(loaded.config)}
+    largest = max(needs, key=needs.__getitem__)
+    says = f"{has_gib:.0f} GiB; {largest} takes up to {needs[largest]:.0f} GiB with the packaged models"
+    return Finding("memory", "ok" if has_gib > needs[largest] else "warn", says)

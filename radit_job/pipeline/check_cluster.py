@@ -13,12 +13,12 @@ from radit_job.executors.kubernetes.client import KubernetesClient, connect
 from radit_job.executors.kubernetes.manifest import stage_job
 from radit_job.executors.kubernetes.node_group import service_of
 from radit_job.executors.kubernetes.permissions import missing
-from radit_job.jobs import JobSpec, Resources
+from radit_job.jobs import JobSpec
 from radit_job.model_ref import OPENAI_URL, key_variable
 from radit_job.pipeline.catalog import StageRow
 from radit_job.pipeline.findings import Finding, attempt
 from radit_job.pipeline.graph import needed_rows
-from radit_job.pipeline.planner import nodes_of
+from radit_job.pipeline.planner import nodes_of, resources_of
 from radit_job.pipeline.served import Use, served_uses
 from radit_job.store import ObjectStore
 
@@ -38,7 +38,7 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
 
     def access() -> Finding:
         client = connect(settings.context, settings.namespace, patience_s=PATIENCE_S)
-        samples = [_sample(row, nodes_of(row, config)) for row in needed_rows(config)]
+        samples = [_sample(row, config) for row in needed_rows(config)]
         lacking = missing(client, has_node_groups=any(sample.nodes > 1 for sample in samples))
         clients.append(client)
         if not lacking:
@@ -67,9 +67,10 @@ def cluster_findings(config: Config, store: ObjectStore) -> Iterator[Finding]:
         yield from _nodes(clients[0], name, profile)
 
 
-def _sample(row: StageRow, nodes: int) -> JobSpec:
+def _sample(row: StageRow, config: Config) -> JobSpec:
     """A job of the stage that nobody will run."""
-    resources = Resources(row.memory_gib, row.is_heavy)
+    nodes = nodes_of(row, config)
+    resources = resources_of(row, config, nodes)
     return JobSpec("check", row.name, row.version, "0" * 64, {}, (), resources=resources, nodes=nodes)
 
 
@@ -88,7 +89,8 @@ def _memory(config: Config) -> Iterator[Finding]:
         others = [name for name in row.models if _is_not_packaged(getattr(row.sees.of(config), name))]
         placement = settings.placement(row.name)
         if others and settings.profile(row.name).memory_gib is None:
-            says = f"{row.name} gets {row.memory_gib:g} GiB, which is meant for the packaged models, not for its "
+            gets_gib = resources_of(row, config, nodes_of(row, config)).memory_gib
+            says = f"{row.name} gets {gets_gib:g} GiB, which is meant for the packaged models, not for its "
             says += f"{' and '.join(others)}: set kubernetes.profiles.{placement.profile}.memory_gib"
             yield Finding("memory", "warn", says)
 

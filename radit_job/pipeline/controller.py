@@ -16,7 +16,7 @@ from radit_job.config.canonical import config_digest
 from radit_job.config.loading import LoadedConfig
 from radit_job.errors import Interrupted, RaditError, TryAgainError
 from radit_job.executors.base import Executor
-from radit_job.jobs import Condition, JobState, Outcome, Resources
+from radit_job.jobs import Condition, JobState, Outcome
 from radit_job.observe.events import emit
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.graph import stages_before
@@ -24,7 +24,7 @@ from radit_job.pipeline.heartbeat import is_alive
 from radit_job.pipeline.names import run_file, spec_file
 from radit_job.pipeline.outputs import error_of, publish_results
 from radit_job.pipeline.plan import Decision, IdentityOf
-from radit_job.pipeline.planner import Planner, nodes_of
+from radit_job.pipeline.planner import Planner, nodes_of, resources_of
 from radit_job.pipeline.runs import BEHIND_UNTIL, RunRecord, StageRecord, load_run, now, save_run
 from radit_job.pipeline.spending import drop_books, paid_models
 from radit_job.store import ObjectStore
@@ -127,8 +127,12 @@ class Controller:
                 self._reuse(row, decision, manifest)
             elif self._must_wait_for_the_budget(row):
                 continue
-            elif executor.has_room(Resources(row.memory_gib, row.is_heavy)):
+            elif executor.has_room(resources_of(row, self._loaded.config, self._nodes(executor, row))):
                 self._start(executor, row, decision)
+
+    def _nodes(self, executor: Executor, row: StageRow) -> int:
+        """Pods that do the stage together; on this machine its processes do."""
+        return nodes_of(row, self._loaded.config) if executor.name == "kubernetes" else 1
 
     def _must_wait_for_the_budget(self, row: StageRow) -> bool:
         """Whether another stage that may pay runs: what it will spend is not known before it ends."""
@@ -141,10 +145,9 @@ class Controller:
     def _start(self, executor: Executor, row: StageRow, decision: Decision) -> None:
         record = self._record.stages[row.name]
         keys = {name: item.key for name, item in self._record.stages.items() if item.key}
-        config, pods = self._loaded.config, {}
-        if executor.name == "kubernetes":
-            pods = {"shards": config.kubernetes.placement(row.name).shards, "nodes": nodes_of(row, config)}
-        spec = self._planner.spec(row, decision, self._record.run, keys, **pods)
+        shards = self._loaded.config.kubernetes.placement(row.name).shards if executor.name == "kubernetes" else 1
+        nodes = self._nodes(executor, row)
+        spec = self._planner.spec(row, decision, self._record.run, keys, shards=shards, nodes=nodes)
         spec_name = spec_file(self._record.run, row.name, spec.key)
         self._store.write(spec_name, json.dumps(spec.to_json(), indent=1, ensure_ascii=False).encode())
         record.status, record.why, record.key, record.condition = "running", decision.why, decision.key, None

@@ -127,9 +127,10 @@ def _tuned(
         from radit_job.training.lm import tune
 
         return tune(model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name)
-    from radit_job.training.launching import Machines, tune_together
+    from radit_job.training.launching import tune_together
+    from radit_job.training.meeting import Machines
 
-    machines = Machines(nodes.index, nodes.count, nodes.endpoint, n_processes)
+    machines = Machines(nodes.index, nodes.count, nodes.endpoint, n_processes, nodes.is_over)
     return tune_together(
         machines, model_folder(lm.ref()), train, dev, settings, out=out, scratch=scratch, base_name=lm.name
     )

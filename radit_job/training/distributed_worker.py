@@ -43,9 +43,12 @@ def main(order_file: Path) -> int:
     except RaditError as error:
         _leave(folder / f"error-{rank}.json", error.to_json())
         return error.exit_code
-    except Exception as error:  # the process's outermost frame; mostly it is that another process is gone
+    except Exception as error:  # the process's outermost frame
         traceback.print_exc()
-        _leave(folder / f"crash-{rank}.json", {"time_s": time.time(), "what": f"{type(error).__name__}: {error}"})
+        from radit_job.training.world import is_lost_peer
+
+        crash = {"what": f"{type(error).__name__}: {error}", "is_lost_peer": is_lost_peer(error)}
+        _leave(folder / f"crash-{rank}.json", crash)
         return RaditError.exit_code
     return 0
 

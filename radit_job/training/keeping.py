@@ -35,7 +35,9 @@ def shared_steps(states: Sequence[State]) -> set[int]:
     The newest two, the first one of each stretch of SPACING_S within KEPT_S, and the newest one from before that. All
     processes drop the same steps, so whatever one has kept for KEPT_S was in every copy made since.
     """
-    now_s, firsts, old = _kept_at_s(states[-1]), {}, []
+    now_s = _kept_at_s(states[-1])
+    firsts: dict[float, int] = {}
+    old: list[int] = []
     for state in states:
         at_s = _kept_at_s(state)
         if 0 <= now_s - at_s < KEPT_S:
@@ -47,7 +49,7 @@ def shared_steps(states: Sequence[State]) -> set[int]:
 
 
 def _kept_at_s(state: State) -> float:
-    return float(state["kept_at_s"])
+    return float(state.get("kept_at_s", 0.0))
 
 
 class Keeper:

@@ -10,46 +10,35 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch import distributed
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.rendezvous import RendezvousError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from radit_job import observe
-from radit_job.errors import RaditError, StageFailed, Terminated, TryAgainError, error_from_json
+from radit_job.errors import Terminated, TryAgainError
 from radit_job.observe.events import emit
 from radit_job.records import Example, write_rows
 from radit_job.training.lm import TrainingSummary
+from radit_job.training.losses import MAX_LOSSES, MAX_RESTARTS, Losses
+from radit_job.training.meeting import MEETING_S, POLL_S, Machines, Meeting, await_first, join_meeting, meeting_place
 from radit_job.training.settings import LMTrainingSettings
 
-MEETING_S = 900  # until all machines must have come, the first time and after each loss
-MAX_RESTARTS = 5  # of a machine's processes; that another machine comes back does not count
 STOPPING_S = 45  # between SIGTERM and SIGKILL for the processes; a pod has 60, and its scratch folder is to be saved
-POLL_S = 1.0
-MAX_CONNECT_S = 10.0
+ENDING_S = 30  # between the ends of the machines' launchers; their processes end together
+MONITOR_S = 0.1
 HANDLED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # the launcher takes them
 END = b"end\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Machines:
-    """Which machine of those that train together it is, and how many processes each has."""
-
-    index: int = 0
-    count: int = 1
-    endpoint: str = ""  # host:port on the first one, where there are several
-    n_processes: int = 1  # on each
 
 
 def tune_together(
@@ -65,8 +54,9 @@ def tune_together(
 ) -> TrainingSummary | None:
     """`tune` in several processes; the summary on the first machine, None on the others, which write no model.
 
-    A training process's own RaditError comes out as it is. TryAgainError if the machines do not meet, or the first one
-    is lost; StageFailed if the processes end again and again.
+    None, too, where the machine comes when all is over. A training process's own RaditError comes out as it is.
+    TryAgainError if the machines do not meet, or the first one is lost; StageFailed if this one's processes end again
+    and again.
     """
     with tempfile.TemporaryDirectory(prefix="radit-") as name:
         at = Path(name)
@@ -92,68 +82,72 @@ def tune_together(
 
 
 def _launch(machines: Machines, at: Path) -> None:
-    config = _launch_config(machines)
-    command = ("-m", "radit_job.training.distributed_worker", str(at / "order.json"))
     try:
-        with _signal_handlers_kept(), _own_meeting_place():
-            elastic_launch(config, sys.executable)(*command)
+        with _signals_raised(), _new_address_each_round(), meeting_place(machines) as port:
+            _train_together(machines, at, port)
     except SignalException as told:
         signal.raise_signal(told.sigval)  # the stage's own handler says what that means
         raise Terminated("terminated") from None
-    except RendezvousError as error:
+    except (RendezvousError, distributed.DistError) as error:
         raise TryAgainError(
             f"the {machines.count} machines that train together have lost one another: {error}",
             where=machines.endpoint,
             todo="It goes on from the last checkpoint when all are there again.",
         ) from error
-    except ChildFailedError as error:
-        raise _cause(at, error) from error
 
 
-def _launch_config(machines: Machines) -> LaunchConfig:
-    endpoint = machines.endpoint if machines.count > 1 else "127.0.0.1:0"
-    return LaunchConfig(
-        min_nodes=machines.count,
-        max_nodes=machines.count,
-        nproc_per_node=machines.n_processes,
-        run_id="radit",  # the endpoint serves this run alone
-        rdzv_backend="c10d",
-        rdzv_endpoint=endpoint,
-        rdzv_configs={"timeout": MEETING_S, "is_host": machines.index == 0},
-        local_addr=_own_address(endpoint, listens=machines.index > 0),
-        max_restarts=MAX_RESTARTS,
-        shutdown_timeout=STOPPING_S,
-    )
+def _train_together(machines: Machines, at: Path, port: int) -> None:
+    """Start the processes and watch them to the end; on a machine that comes late there may be nothing left to do.
 
-
-def _own_address(endpoint: str, *, listens: bool) -> str:
-    """By which address the other machines reach this one: that from which it reaches the first.
-
-    Waits until the first machine's name is known and, on the others, until it `listens`; TryAgainError if not in time.
+    The first one may be about to end: so as long as this one has not met it, it looks for the next one, or the end.
     """
-    host, _, port = endpoint.rpartition(":")
-    kind = socket.SOCK_STREAM if listens else socket.SOCK_DGRAM  # connecting the latter sends nothing
     deadline_s = time.monotonic() + MEETING_S
-    said = False
-    while True:
+    while own_address := await_first(machines):
+        meeting: Meeting | None = None
         try:
-            family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), int(port) or 1, type=kind)[0]
-            with socket.socket(family, kind) as probe:
-                probe.settimeout(MAX_CONNECT_S)
-                probe.connect(address)
-                return str(probe.getsockname()[0])
-        except OSError as error:
-            if time.monotonic() >= deadline_s:
-                what = f"the first of the machines that train together did not come within {MEETING_S} s: {error}"
-                raise TryAgainError(what, where=endpoint) from error
-        if not said:
-            observe.log("waiting for the first of the machines that train together", endpoint=endpoint)
-            said = True
+            meeting = join_meeting(machines, port, own_address)
+            if Agent(machines, at, meeting).run() is not None:
+                return
+        except (RendezvousError, distributed.DistError):
+            if machines.index == 0 or (meeting and meeting.has_met) or time.monotonic() >= deadline_s:
+                raise
+        finally:
+            if meeting:
+                meeting.shutdown()
         time.sleep(POLL_S)
 
 
+class Agent(LocalElasticAgent):
+    """torch's launcher of one machine's processes; `Losses` decides which losses it goes on after."""
+
+    def __init__(self, machines: Machines, at: Path, meeting: Meeting) -> None:
+        super().__init__(
+            WorkerSpec(
+                role="trainer",
+                local_world_size=machines.n_processes,
+                rdzv_handler=meeting,
+                entrypoint=sys.executable,
+                args=("-m", "radit_job.training.distributed_worker", str(at / "order.json")),
+                max_restarts=MAX_RESTARTS + MAX_LOSSES + 1,  # more than are used
+                monitor_interval=MONITOR_S,
+            ),
+            DefaultLogsSpecs(),
+            exit_barrier_timeout=ENDING_S,
+            shutdown_timeout=STOPPING_S,
+        )
+        self._losses = Losses(at, machines.index * machines.n_processes, machines.count)
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result: RunResult = super()._monitor_workers(worker_group)
+        if result.state is WorkerState.FAILED:
+            error = self._losses.verdict(list(result.failures.values()))
+            if error is not None:
+                raise error
+        return result
+
+
 @contextmanager
-def _own_meeting_place() -> Iterator[None]:
+def _new_address_each_round() -> Iterator[None]:
     """The processes meet at an address that is new in each round.
 
     By default all rounds share one, and a launcher goes on with the one it knows when the machine that had it is lost.
@@ -171,33 +165,24 @@ def _own_meeting_place() -> Iterator[None]:
 
 
 @contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    """The launcher sets handlers of its own and leaves them behind."""
+def _signals_raised() -> Iterator[None]:
+    """Signals come as the launcher's own exception from the start, after which it stops its processes.
+
+    The launcher sets such handlers of its own, but late, with the first process, and leaves them behind.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in HANDLED_SIGNALS}
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        raise SignalException(f"signal {number}", signal.Signals(number))
+
+    before = {number: signal.signal(number, tell) for number in HANDLED_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _cause(at: Path, failed: ChildFailedError) -> RaditError:
-    """What a training process left behind about its end: the first of them that failed."""
-    for path in sorted(at.glob("error-*.json")):
-        return error_from_json(json.loads(path.read_text()))
-    rank, failure = failed.get_first_failure()
-    crashes: list[dict[str, Any]] = [json.loads(path.read_text()) for path in at.glob("crash-*.json")]
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        return StageFailed(
-            f"a training process (rank {rank}) was ended by {name}, {MAX_RESTARTS + 1} times",
-            todo="The system kills with SIGKILL what takes too much memory: lower finetune_lm.batch_size.",
-        )
-    first = min(crashes, key=lambda crash: float(crash["time_s"]), default={"what": f"exit code {failure.exitcode}"})
-    return StageFailed(f"a training process failed, {MAX_RESTARTS + 1} times: {first['what']}", todo="See its log.")
 
 
 @contextmanager
@@ -211,7 +196,7 @@ def _events_shown(pipe: Path) -> Iterator[None]:
             for line in lines:
                 if line == END:
                     return
-                with suppress(ValueError):  # a process was killed in the middle of a line
+                with suppress(Exception):  # killed in the middle of a line; and who writes must never wait for us
                     event = json.loads(line)
                     emit(event.pop("event"), **event)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -93,6 +94,17 @@ def join_world(rank: int, n_nodes: int) -> World:
         backend = "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PEER_TIMEOUT)
     return World(rank, size, n_nodes)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether it only says that another process is gone: what that one failed of is the cause.
+
+    Gloo has no error class of its own; its messages begin with its source file. NCCL's tell a fault of this process's
+    own GPU by its result code (https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api/types.html#ncclresult-t).
+    """
+    if isinstance(error, distributed.DistError):
+        return not re.search("ncclUnhandledCudaError|ncclInvalid", str(error))
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
 
 
 def leave_world(world: World) -> None:

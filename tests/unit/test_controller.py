@@ -424,6 +424,21 @@ def test_a_stage_spans_pods_but_not_processes(bench: Bench) -> None:
     assert (nodes_of(row, loaded.config), nodes_of(CATALOG[0], loaded.config)) == (3, 1)
 
 
+def test_memory_is_counted_for_each_training_process_of_a_machine_or_pod(bench: Bench) -> None:
+    plain = {row.name: row.memory_gib for row in CATALOG}
+    overrides = ("finetune_lm.nodes=3", "finetune_lm.processes_per_node=2")
+    for name, n_processes in (("kubernetes", 2), ("local", 6)):
+        executor = CommittingExecutor(bench.store, name=name)
+        bench.run(*overrides, force=["finetune_lm"], executor=executor)
+        asked = {stage: spec.resources.memory_gib / plain[stage] for stage, spec in executor.specs.items()}
+        assert asked.pop("finetune_lm") == n_processes
+        assert set(asked.values()) <= {1}
+    one_node = ("finetune_lm.processes_per_node=2",)
+    executor = CommittingExecutor(bench.store, name="kubernetes")
+    bench.run(*one_node, force=["finetune_lm"], executor=executor)
+    assert executor.specs["finetune_lm"].resources.memory_gib == 2 * plain["finetune_lm"]
+
+
 def test_a_stage_alone_is_described_once_its_inputs_are_there(bench: Bench) -> None:
     loaded = load_config(bench.folder / "small.yaml")
 

@@ -323,6 +323,17 @@ def test_threads_follow_the_requested_cores_unless_the_user_says_otherwise() -> 
     assert env_of(render(EVERYTHING))["TOKENIZERS_PARALLELISM"] == "true"  # by the patch
 
 
+@pytest.mark.parametrize(
+    ("stage", "cores", "n_processes", "n_threads"),
+    [("finetune_lm", 8, 2, "4"), ("finetune_lm", 2.5, 2, "1"), ("finetune_lm", 1, 4, "1"), ("report", 8, 2, "8")],
+)
+def test_processes_of_one_pod_share_its_cores(stage: str, cores: float, n_processes: int, n_threads: str) -> None:
+    spec = JobSpec("my-run", stage, 1, KEY, {"finetune_lm": {"processes_per_node": n_processes}}, ())
+    settings = Kubernetes.model_validate({"profiles": {"cpu": {"cpu": cores}}})
+    job = stage_job(spec, "runs/my-run/jobs/x.json", settings, store_url="s3://bucket/prefix")
+    assert env_of(job)["OMP_NUM_THREADS"] == n_threads
+
+
 def test_the_environment_tells_the_worker_where_it_is_and_expands_nothing_of_the_users() -> None:
     env = env_of(render(EVERYTHING))
     assert env["RADIT_TERMINATION_LOG"] == container(render(EVERYTHING))["terminationMessagePath"]

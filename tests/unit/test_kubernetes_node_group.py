@@ -152,6 +152,13 @@ def test_the_node_that_failed_is_named_and_not_one_that_lost_it() -> None:
         assert "ended with exit code 1; its last line: last words of 1 (node 1; 4 pods failed)" in text
 
 
+def test_of_nodes_that_failed_together_the_first_is_the_cause_and_not_one_that_failed_long_before() -> None:
+    mended, cause, after = (pod(index, "Failed", code=1, at=at) for index, at in ((0, 1), (1, 30), (0, 31)))
+    for pods in ([mended, cause, after], [after, cause, mended]):
+        text, _ = failed(*pods, failedIndexes="0,1", failed=3)
+        assert "last words of 1 (node 1; 3 pods failed)" in text
+
+
 def test_where_all_only_lost_each_other_the_last_one_speaks() -> None:
     disrupted = pod(1, "Failed", code=137, at=3)
     disrupted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from radit_job.errors import Terminated
+from radit_job.executors import local
+from radit_job.executors.kubernetes.pods import GRACE_S
 from radit_job.executors.local import LocalExecutor
 from radit_job.jobs import JobSpec, JobState, Resources
 from radit_job.store import LocalStore
@@ -66,6 +72,68 @@ def test_stop_ends_what_runs(executor: LocalExecutor, tmp_path: Path, monkeypatc
     executor.stop()
     [(_, outcome)] = executor.wait()
     assert outcome.exit_code == -15
+
+
+DEAF = """
+import pathlib, signal, sys, threading
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[0] + ".told").touch())
+pathlib.Path(sys.argv[0] + ".runs").touch()
+while True:
+    threading.Event().wait(0.05)
+"""
+
+
+def wait_for(path: Path) -> None:
+    deadline_s = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_a_stage_here_has_as_long_to_stop_as_in_a_pod() -> None:
+    assert local.STOP_PATIENCE_S == GRACE_S
+
+
+def test_a_stage_that_does_not_stop_is_killed_in_the_end(
+    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "SILENCE_S", 0.05)
+    monkeypatch.setattr(local, "STOP_PATIENCE_S", 0.2)
+    script(monkeypatch, tmp_path, DEAF)
+    executor.start(spec(), "x")
+    wait_for(tmp_path / "python.runs")
+    executor.stop()
+    [(_, outcome)] = executor.wait()
+    assert (tmp_path / "python.told").exists()
+    assert outcome.exit_code == -9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_kills_at_once(
+    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    script(monkeypatch, tmp_path, DEAF)
+    executor.start(spec(), "x")
+    wait_for(tmp_path / "python.runs")
+
+    def interrupt() -> None:
+        wait_for(tmp_path / "python.told")
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    def terminate(*_: object) -> None:
+        raise Terminated("terminated")
+
+    monkeypatch.setattr(local, "STOP_PATIENCE_S", 120.0)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        threading.Thread(target=interrupt).start()
+        started_s = time.monotonic()
+        executor.stop()
+        assert time.monotonic() - started_s < local.STOP_PATIENCE_S
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    [(_, outcome)] = executor.wait()
+    assert outcome.exit_code == -9
 
 
 def test_heavy_stages_run_one_at_a_time_and_memory_is_counted(

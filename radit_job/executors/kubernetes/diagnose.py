@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from radit_job.errors import RaditError, StageFailed, TryAgainError
@@ -16,6 +17,8 @@ from radit_job.jobs import Condition, JobState, Outcome
 Object = dict[str, Any]
 
 SHOWN_SHARDS = 5  # of the failed ones, by number
+TOGETHER = timedelta(minutes=2)  # ends of pods, one of which may be of the other's
+EPOCH = "1970-01-01T00:00:00Z"
 
 
 def outcome_of(job: Object, pods: Sequence[Object]) -> Outcome | None:
@@ -130,9 +133,10 @@ def _telling_pod(job: Object, pods: Sequence[Object], message: str) -> Object | 
     named = re.search(r"for pod \S+?/(\S+) failed with", message)
     failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
     shards = failed_shards(job)
+    first = _first_at_fault(failed) if n_nodes(job) > 1 else None
     ranks = [
         lambda pod: named is not None and pod["metadata"].get("name") == named[1],
-        lambda pod: n_nodes(job) > 1 and _is_at_fault(pod),
+        lambda pod: pod is first,
         lambda pod: bool(shards) and _shard(pod) == shards[0],
         lambda pod: not pod["metadata"].get("deletionTimestamp") and not _was_disrupted(pod),
         lambda pod: True,
@@ -142,6 +146,15 @@ def _telling_pod(job: Object, pods: Sequence[Object], message: str) -> Object | 
         if found:
             return max(found, key=_ended_at)
     return None
+
+
+def _first_at_fault(failed: Sequence[Object]) -> Object | None:
+    """Of pods that work together, of those that failed last: the others may have failed of its end."""
+    at_fault = sorted(filter(_is_at_fault, failed), key=_ended_at)
+    if not at_fault:
+        return None
+    last = datetime.fromisoformat(_ended_at(at_fault[-1]))
+    return next(pod for pod in at_fault if last - datetime.fromisoformat(_ended_at(pod)) <= TOGETHER)
 
 
 def _is_at_fault(pod: Object) -> bool:
@@ -228,4 +241,4 @@ def _was_disrupted(pod: Object) -> bool:
 
 
 def _ended_at(pod: Object) -> str:
-    return str(terminated(pod).get("finishedAt") or pod["metadata"].get("creationTimestamp") or "")
+    return str(terminated(pod).get("finishedAt") or pod["metadata"].get("creationTimestamp") or EPOCH)

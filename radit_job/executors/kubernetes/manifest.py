@@ -72,7 +72,7 @@ def stage_job(spec: JobSpec, spec_name: str, settings: Kubernetes, *, store_url:
             settings.image_pull_policy,
             arguments,
             needs_gib=spec.resources.memory_gib,
-            n_processes=spec.config.get("finetune_lm", {}).get("processes_per_node", 1),
+            n_processes=_n_processes(spec),
             group=name if spec.nodes > 1 else None,
         ),
     }
@@ -173,6 +173,12 @@ def _metadata(name: str, settings: Kubernetes, labels: dict[str, str], annotatio
     if annotations:
         metadata["annotations"] = annotations
     return metadata
+
+
+def _n_processes(spec: JobSpec) -> int:
+    """Training processes in each pod."""
+    tuning = spec.config.get("finetune_lm", {}) if spec.stage == "finetune_lm" else {}
+    return int(tuning.get("processes_per_node", 1))
 
 
 def _completion(spec: JobSpec, retries: int) -> Object:
