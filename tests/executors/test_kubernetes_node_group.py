@@ -89,10 +89,17 @@ def test_it_asks_for_what_the_tables_of_permissions_say_and_for_nothing_else(clu
     cluster.server.allow_only(_rules(PERMISSIONS + NODE_GROUP_PERMISSIONS))
     spec = spec_of("finetune_lm", nodes=2)
     left_by(cluster, cluster.executor(cluster.waiting()), spec, "running")
+    executor = cluster.executor()
+    cluster.run(executor, spec)
+
+    def used() -> set[tuple[str, str]]:
+        return {(verb, resource) for _, resource, verb in cluster.server.verbs_used() if resource == "services"}
+
+    needed = {(need.verb, need.resource) for need in NODE_GROUP_PERMISSIONS}
+    eventually(lambda: needed <= used())  # before the Job ends: then nobody asks for its Service any more
     cluster.gate.touch()
-    assert cluster.ended(cluster.executor(), spec).state is JobState.SUCCEEDED
-    used = {(verb, resource) for _, resource, verb in cluster.server.verbs_used() if resource == "services"}
-    assert used == {(need.verb, need.resource) for need in NODE_GROUP_PERMISSIONS}
+    assert cluster.outcome(executor).state is JobState.SUCCEEDED
+    assert used() == needed
 
 
 @pytest.mark.parametrize(("nodes", "verdict"), [(1, "ok"), (2, "fail")])
