@@ -7,10 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one t
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.servers.seaweedfs import SeaweedFS
+
+if TYPE_CHECKING:
+    from radit_job.models.huggingface import HuggingFaceLM
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +62,28 @@ def tiny_lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sliding_window_lm(tiny_lm_folder: Path) -> "HuggingFaceLM":
+    """A random two-layer Mistral that looks back 48 positions, with the tiny model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    from radit_job.models.huggingface import HuggingFaceLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_lm_folder)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        sliding_window=48,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return HuggingFaceLM(MistralForCausalLM(config), tokenizer)

@@ -368,20 +368,6 @@ class Config(Section):
 
     @field_validator("evaluate")
     @classmethod
-    def _tuned_arms_need_an_engine(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
-        models, tuning = info.data.get("models"), info.data.get("finetune_lm")
-        tuned = sorted(TUNED_ARMS & set(value.arms))
-        if models is None or tuning is None or not tuned:
-            return value
-        if models.lm.provider == "openai" and tuning.engine == "local":
-            raise ValueError(
-                f"the arms {', '.join(tuned)} need a tuned model, and the weights of models.lm are not here: set "
-                "finetune_lm.engine to openai, or leave these arms out of evaluate.arms"
-            )
-        return value
-
-    @field_validator("evaluate")
-    @classmethod
     def _a_tuned_retriever_needs_weights(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
         models = info.data.get("models")
         tuned = [arm for arm in value.arms if arm in RETRIEVER_ARMS]
@@ -393,6 +379,20 @@ class Config(Section):
         raise ValueError(
             f"the arms {', '.join(tuned)} need a tuned retriever, but {missing}; leave these arms out of evaluate.arms"
         )
+
+    @field_validator("evaluate")
+    @classmethod
+    def _tuned_arms_need_an_engine(cls, value: Evaluate, info: ValidationInfo) -> Evaluate:
+        models, tuning = info.data.get("models"), info.data.get("finetune_lm")
+        tuned = sorted(TUNED_ARMS & set(value.arms))
+        if models is None or tuning is None or not tuned:
+            return value
+        if models.lm.provider == "openai" and tuning.engine == "local":
+            raise ValueError(
+                f"the arms {', '.join(tuned)} need a tuned model, and the weights of models.lm are not here: set "
+                "finetune_lm.engine to openai, or leave these arms out of evaluate.arms"
+            )
+        return value
 
     @field_validator("retrieval")
     @classmethod

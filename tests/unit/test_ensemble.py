@@ -6,7 +6,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
 
 from radit_job.errors import ConfigError, InputError
 from radit_job.model_ref import ModelRef
@@ -137,22 +136,8 @@ def test_a_mixture_ends_by_itself_whenever_its_prompts_would_have_ended(lm):
 
 
 @pytest.mark.parametrize("batch_size", [1, 12])
-def test_a_model_with_a_sliding_window_equals_the_brute_force_mixture(lm, batch_size):
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(lm.tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.2,
-        sliding_window=48,
-        eos_token_id=lm.tokenizer.eos_token_id,
-    )
-    mistral = HuggingFaceLM(MistralForCausalLM(config), lm.tokenizer)
-    check_against_brute_force(mistral, MIXTURES[:5], REFERENCES[:5], batch_size=batch_size)
+def test_a_model_with_a_sliding_window_equals_the_brute_force_mixture(sliding_window_lm, batch_size):
+    check_against_brute_force(sliding_window_lm, MIXTURES[:5], REFERENCES[:5], batch_size=batch_size)
 
 
 def test_draws_come_from_the_mixture_and_depend_on_the_seed_alone(lm):

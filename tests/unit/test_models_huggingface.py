@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, MistralConfig, MistralForCausalLM
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
 from radit_job.errors import ConfigError, InputError
 from radit_job.model_ref import ModelRef
@@ -149,22 +149,8 @@ def test_scores_do_not_depend_on_how_many_positions_are_read_at_once(lm, monkeyp
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_a_model_with_a_sliding_window_equals_one_at_a_time(lm, batch_size):
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(lm.tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.2,
-        sliding_window=48,
-        eos_token_id=lm.tokenizer.eos_token_id,
-    )
-    mistral = HuggingFaceLM(MistralForCausalLM(config), lm.tokenizer)
-    check_against_one_at_a_time(mistral, CONVERSATIONS, ANSWERS, batch_size, max_new_tokens=12)
+def test_a_model_with_a_sliding_window_equals_one_at_a_time(sliding_window_lm, batch_size):
+    check_against_one_at_a_time(sliding_window_lm, CONVERSATIONS, ANSWERS, batch_size, max_new_tokens=12)
 
 
 def copy_of(folder: Path, to: Path, *, without: str = "") -> Path:

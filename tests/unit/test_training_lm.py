@@ -19,6 +19,7 @@ from radit_job.training.examples import GAP, EncodedExample, encode_examples, fi
 from radit_job.training.lm import tune
 from radit_job.training.lowrank import use_merged_products
 from radit_job.training.settings import LMTrainingSettings, learning_rate_at
+from tests.unit.killed_training import count_steps, kill_at_step
 
 COLOURS = ["red", "green", "blue", "black", "white", "brown"]
 SETTINGS = LMTrainingSettings(epochs=6, learning_rate=1e-2, batch_size=4, patience=0, lora_rank=4, dtype="float32")
@@ -84,29 +85,14 @@ def test_full_tuning_moves_every_weight(tiny_lm_folder, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("killed_at", [2, 7])
-def test_a_killed_run_goes_on_and_ends_bit_identical(tiny_lm_folder, tmp_path, monkeypatch, method, killed_at):
+def test_a_killed_run_goes_on_and_ends_bit_identical(tiny_lm_folder, tmp_path, method, killed_at):
     settings = LMTrainingSettings(
         method=method, epochs=2, learning_rate=5e-3, batch_size=4, dtype="float32", checkpoint_interval_s=1e-9
     )
     run(tiny_lm_folder, tmp_path / "whole", settings)
-    n_calls, plain_step = 0, torch.optim.AdamW.step
-
-    def step_that_dies(self, *arguments):
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == killed_at:
-            raise KeyboardInterrupt
-        return plain_step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step_that_dies)
-        with pytest.raises(KeyboardInterrupt):
-            run(tiny_lm_folder, tmp_path / "killed", settings)
-    n_steps_again = []
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", lambda *a: n_steps_again.append(1) or plain_step(*a))
-        run(tiny_lm_folder, tmp_path / "killed", settings)
-    assert len(n_steps_again) == 10 - (killed_at - 1), "steps behind the checkpoint must not be done again"
+    kill_at_step(killed_at, lambda: run(tiny_lm_folder, tmp_path / "killed", settings))
+    n_again = count_steps(lambda: run(tiny_lm_folder, tmp_path / "killed", settings))
+    assert n_again == 10 - (killed_at - 1), "steps behind the checkpoint must not be done again"
     for file in (tmp_path / "whole/lm").rglob("*.safetensors"):
         other = load_file(tmp_path / "killed" / file.relative_to(tmp_path / "whole"))
         assert all(torch.equal(tensor, other[name]) for name, tensor in load_file(file).items())

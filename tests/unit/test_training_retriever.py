@@ -23,6 +23,7 @@ from radit_job.training.query_encoder import QueryEncoder
 from radit_job.training.retriever import RetrieverSummary, tune_retriever
 from radit_job.training.retriever_data import Candidates, check_rows, epoch_batches
 from radit_job.training.retriever_settings import RetrieverTrainingSettings
+from tests.unit.killed_training import count_steps, kill_at_step
 from tests.unit.retriever_bench import (
     LOST_NATS,
     SUBJECTS,
@@ -200,29 +201,15 @@ def test_behind_a_router_the_document_encoder_stays_to_the_bit(tmp_path):
 
 
 @pytest.mark.parametrize(("killed_at", "n_kept"), [(1, 0), (5, 4), (9, 7)])  # an epoch has 4 steps, then 3 each
-def test_a_killed_run_goes_on_and_ends_bit_identical(bench, tmp_path, monkeypatch, killed_at, n_kept):
+def test_a_killed_run_goes_on_and_ends_bit_identical(bench, tmp_path, killed_at, n_kept):
     settings = replace(SETTINGS, warm_start_epochs=1, epochs=3, contrastive_weight=0.1)
     whole = bench.tune(tmp_path / "whole", settings)
-    n_calls, plain_step = 0, torch.optim.AdamW.step
-
-    def step_that_dies(self, *arguments):
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls == killed_at:
-            raise KeyboardInterrupt
-        return plain_step(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step_that_dies)
-        with pytest.raises(KeyboardInterrupt):
-            bench.tune(tmp_path / "killed", settings)
-    n_again: list[int] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", lambda *a: n_again.append(1) or plain_step(*a))
-        resumed = bench.tune(tmp_path / "killed", settings)
-    assert len(whole.steps) == 13 and len(n_again) == 13 - n_kept, "an epoch that is kept must not be done again"
+    kill_at_step(killed_at, lambda: bench.tune(tmp_path / "killed", settings))
+    resumed = []
+    n_again = count_steps(lambda: resumed.append(bench.tune(tmp_path / "killed", settings)))
+    assert len(whole.steps) == 13 and n_again == 13 - n_kept, "an epoch that is kept must not be done again"
     assert folder_bytes(tmp_path / "killed/retriever") == folder_bytes(tmp_path / "whole/retriever")
-    assert resumed.to_json() == whole.to_json()
+    assert resumed[0].to_json() == whole.to_json()
 
 
 def test_equal_training_is_an_equal_artifact_and_another_seed_another_one(bench, tmp_path):
