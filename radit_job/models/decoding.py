@@ -9,6 +9,7 @@ import torch
 
 from radit_job.hashing import digest
 from radit_job.models.prefill import Prefill
+from radit_job.models.roomy_cache import make_room
 
 
 class Sampler:
@@ -37,6 +38,7 @@ def generate(
     cache, mask, logits = prefill.cache, prefill.mask, prefill.next_logits
     generated: list[list[int]] = [[] for _ in range(len(mask))]
     active = list(range(len(mask)))
+    make_room(cache, max_new_tokens)
     while True:
         drawn = draw(logits, active)
         going = []

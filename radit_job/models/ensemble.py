@@ -17,7 +17,9 @@ from radit_job.models.base import Answered, AnsweringLM, AnswerScore, Completion
 from radit_job.models.decoding import Sampler
 from radit_job.models.huggingface import HuggingFaceLM
 from radit_job.models.pair_scoring import token_log_probabilities
-from radit_job.models.prefill import Prefill, has_window, prefill, read_prefix, shared_prefix
+from radit_job.models.prefill import Prefill, prefill
+from radit_job.models.roomy_cache import make_room
+from radit_job.models.shared_prefixes import read_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +88,13 @@ def _prefills(
     lm: HuggingFaceLM, mixtures: Sequence[Mixture], prompts: Sequence[Sequence[list[int]]], batch_size: int
 ) -> Iterator[tuple[_Batch, Prefill]]:
     """Batches of similar length, longest first (if memory does not suffice, it shows at once)."""
-    every = list(itertools.chain.from_iterable(prompts))
-    shared = 0 if has_window(lm.model) else shared_prefix(every)
-    prefix = read_prefix(lm.model, every[0][:shared]) if shared else None
+    head = read_head(lm.model, list(itertools.chain.from_iterable(prompts)))
     for numbers in _batches(prompts, batch_size):
         weights = [weight for number in numbers for weight in mixtures[number].weights]
         log_weights = torch.tensor(weights, dtype=torch.float64, device=lm.model.device).log()
         batch = _Batch(numbers, [len(prompts[number]) for number in numbers], log_weights)
-        rows = [prompt[shared:] for number in numbers for prompt in prompts[number]]
-        yield batch, prefill(lm.model, rows, shared, prefix)
+        rows = [prompt[head.n_tokens :] for number in numbers for prompt in prompts[number]]
+        yield batch, prefill(lm.model, rows, *head.rows([0] * len(rows)))
 
 
 def _batches(prompts: Sequence[Sequence[list[int]]], batch_size: int) -> list[list[int]]:
@@ -135,6 +135,7 @@ def _generate_batch(
     cache, mask, logits = computed.cache, computed.mask, computed.next_logits
     generated: list[list[int]] = [[] for _ in batch.mixtures]
     active = list(range(len(batch.mixtures)))
+    make_room(cache, max_new_tokens)
     while True:
         # In float32, as the logits are: float64 would take a third of a step's time on a CPU.
         drawn = draw(batch.mixed(logits.log_softmax(1)), active)

@@ -19,7 +19,7 @@ from radit_job.models.base import Answered, AnswerScore, Completion, Conversatio
 from radit_job.models.chat import ChatFormat
 from radit_job.models.decoding import Sampler, generate
 from radit_job.models.pair_scoring import score_behind, score_pairs
-from radit_job.models.prefill import prefills
+from radit_job.models.shared_prefixes import prefills
 
 
 class HuggingFaceLM:

@@ -15,14 +15,10 @@ from typing import Any
 import torch
 
 from radit_job.models.base import AnswerScore, OnDone
-from radit_job.models.prefill import PADDING_ID, Prefill, has_window, prefill, prefills, read_prefix, rows_of
-from radit_job.models.prefill import shared_prefix as n_shared_by_all
-from radit_job.models.prefix_groups import PrefixGroup, group_by_prefix
+from radit_job.models.prefill import PADDING_ID, Prefill, has_window
+from radit_job.models.shared_prefixes import Prefixes, by_prefix, prefills
 
 MAX_LOGITS = 2**25  # computed at once: 128 MiB of float32
-# By a group's own prefix. Measured with the packaged model on one core: 8 to 24 saved tokens give 0.95 to 1.08 times
-# the speed, 32 between 0.96 and 1.09, 64 1.16, 256 1.56; the extra pass and the copies of the cache cost the rest.
-MIN_SAVED_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +26,7 @@ class Pair:
     """What is read of one pair, and behind which row of a prefix cache."""
 
     row: int
-    prefix: int
+    prefix: int  # its row among the prefixes
     rest: list[int]  # the prompt behind the prefix, and the answer but for its last token, which predicts nothing here
     target: list[int]
 
@@ -81,29 +77,16 @@ def _by_groups(
     max_places: int,
 ) -> Scored:
     """Groups of prompts that begin alike, the longest prefixes first; last the pairs that only share what all do."""
-    if not chosen:
-        return
-    own = [prompts[row] for row in chosen]
-    n_head = n_shared_by_all(own)
-    head = read_prefix(model, own[0][:n_head]) if n_head else None
-    groups = group_by_prefix(own, n_head, MIN_SAVED_TOKENS)
-
-    def pairs_of(group: PrefixGroup, prefix: int) -> list[Pair]:
-        rows = [chosen[place] for place in group.rows]
-        return [Pair(row, prefix, prompts[row][group.n_shared :] + targets[row][:-1], targets[row]) for row in rows]
-
-    sharing = sorted((group for group in groups if len(group.rows) > 1), key=lambda group: -group.n_shared)
-    for start in range(0, len(sharing), batch_size):
-        mine = sharing[start : start + batch_size]
-        prefix = prefill(model, [own[group.rows[0]][n_head : group.n_shared] for group in mine], n_head, head)
-        pairs = [pair for number, group in enumerate(mine) for pair in pairs_of(group, number)]
-        yield from _batches(model, pairs, prefix.cache, prefix.mask, batch_size, max_places)
-    single = [pair for group in groups if len(group.rows) == 1 for pair in pairs_of(group, 0)]
-    mask = torch.ones(1, n_head, dtype=torch.long, device=model.device)
-    yield from _batches(model, single, head, mask, batch_size, max_places)
+    for prefixes, followers in by_prefix(model, [prompts[row] for row in chosen], batch_size):
+        pairs = []
+        for one in followers:
+            row = chosen[one.row]
+            rest = prompts[row][one.n_shared :] + targets[row][:-1]
+            pairs.append(Pair(row, one.prefix, rest, targets[row]))
+        yield from _batches(model, pairs, prefixes, batch_size, max_places)
 
 
-def _batches(model: Any, pairs: list[Pair], cache: Any, mask: torch.Tensor, batch_size: int, max_places: int) -> Scored:
+def _batches(model: Any, pairs: list[Pair], prefixes: Prefixes, batch_size: int, max_places: int) -> Scored:
     """The pairs in batches of similar length, longest first, whose logits fit the memory."""
     waiting = sorted(pairs, key=lambda pair: (-len(pair.rest), -len(pair.target), pair.row))
     while waiting:
@@ -111,24 +94,24 @@ def _batches(model: Any, pairs: list[Pair], cache: Any, mask: torch.Tensor, batc
         while n > 1 and n * max(len(pair.target) for pair in waiting[:n]) > max_places:
             n -= 1
         batch, waiting = waiting[:n], waiting[n:]
-        yield [pair.row for pair in batch], _score_batch(model, batch, cache, mask)
+        yield [pair.row for pair in batch], _score_batch(model, batch, prefixes)
 
 
-def _score_batch(model: Any, pairs: list[Pair], cache: Any, prefix_mask: torch.Tensor) -> list[AnswerScore]:
+def _score_batch(model: Any, pairs: list[Pair], prefixes: Prefixes) -> list[AnswerScore]:
     """One forward pass behind the cached prefixes; padded on the left, so that all answers end in the last column."""
     device = model.device
     width = max(len(pair.rest) for pair in pairs)
     longest = max(len(pair.target) for pair in pairs)
-    prefixes = [pair.prefix for pair in pairs]
+    cache, prefix_mask = prefixes.rows([pair.prefix for pair in pairs])
     ids = [[PADDING_ID] * (width - len(pair.rest)) + pair.rest for pair in pairs]
     real = [[0] * (width - len(pair.rest)) + [1] * len(pair.rest) for pair in pairs]
-    mask = torch.cat([prefix_mask[prefixes], torch.tensor(real, device=device)], dim=1)  # [batch, prefix + width]
+    mask = torch.cat([prefix_mask, torch.tensor(real, device=device)], dim=1)  # [batch, prefix + width]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     out = model(
         input_ids=torch.tensor(ids, device=device),
         attention_mask=mask,
         position_ids=positions[:, -width:],
-        past_key_values=None if cache is None else rows_of(cache, prefixes),
+        past_key_values=cache,
         use_cache=cache is not None,
         logits_to_keep=torch.arange(width - longest, width, device=device),
     )

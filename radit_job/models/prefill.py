@@ -1,13 +1,13 @@
-"""Prompts, computed in batches: their keys and values, from which answers and scores go on.
+"""A batch of prompts, computed: their keys and values, from which answers and scores go on.
 
-What all prompts begin with (the system message, the few-shot turns) is computed once. Each batch's prompts are then
-computed together, left-padded to the longest.
+Prompts are left-padded to the longest. What they go on from, a prefix that is computed already, may be another one for
+each.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,17 +27,6 @@ class Prefill:
 
 
 @torch.inference_mode()
-def prefills(model: Any, prompts: Sequence[list[int]], batch_size: int) -> Iterator[tuple[list[int], Prefill]]:
-    """(rows, their prefill): batches of similar length, longest first: if memory does not suffice, it shows at once."""
-    shared = 0 if has_window(model) else shared_prefix(prompts)
-    prefix = read_prefix(model, prompts[0][:shared]) if shared else None
-    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        yield rows, prefill(model, [prompts[row][shared:] for row in rows], shared, prefix)
-
-
-@torch.inference_mode()
 def read_prefix(model: Any, prefix: list[int]) -> Any:
     """The cache [1, prefix] behind which several prompts go on."""
     cache = DynamicCache(config=model.config)
@@ -47,21 +36,24 @@ def read_prefix(model: Any, prefix: list[int]) -> Any:
 
 
 @torch.inference_mode()
-def prefill(model: Any, prompts: Sequence[list[int]], n_prefix: int = 0, prefix_cache: Any = None) -> Prefill:
-    """One batch. With a prefix of `n_prefix` tokens, which `prefix_cache` holds, `prompts` are what follows it."""
-    cache = DynamicCache(config=model.config)
-    if prefix_cache is not None:
-        cache = copy.deepcopy(prefix_cache)
-        cache.batch_repeat_interleave(len(prompts))
+def prefill(
+    model: Any, prompts: Sequence[list[int]], prefixes: Any = None, prefix_mask: torch.Tensor | None = None
+) -> Prefill:
+    """One batch. `prompts` are what follows the prefixes, of which the cache `prefixes` has a row for each, as has
+    `prefix_mask` [batch, positions]; both are used up.
+    """
+    cache = DynamicCache(config=model.config) if prefixes is None else prefixes
     width = max(map(len, prompts))
     padded = [[PADDING_ID] * (width - len(prompt)) + prompt for prompt in prompts]
-    real = [[1] * n_prefix + [0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    mask = torch.tensor(real, device=model.device)  # [batch, prefix + width]
+    real = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    mask = torch.tensor(real, device=model.device)
+    if prefix_mask is not None:
+        mask = torch.cat([prefix_mask, mask], dim=1)  # [batch, prefix + width]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     out = model(
         input_ids=torch.tensor(padded, device=model.device),
         attention_mask=mask,
-        position_ids=positions[:, n_prefix:],
+        position_ids=positions[:, -width:],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from radit_job.errors import InputError
 from radit_job.model_ref import ModelRef
-from radit_job.models import pair_scoring
+from radit_job.models import pair_scoring, shared_prefixes
 from radit_job.models.loading import open_local_lm
 from radit_job.models.prefix_groups import PrefixGroup, group_by_prefix
 from radit_job.rag.prompts import Prompts
@@ -133,7 +133,8 @@ def test_no_pass_asks_for_more_logits_than_fit(lm, monkeypatch):
     assert max(asked) <= 120
 
 
-def test_a_chunk_is_read_once_for_all_its_questions(lm, monkeypatch):
+@pytest.mark.parametrize("way", ["score", "complete"])
+def test_a_chunk_is_read_once_for_all_its_questions(lm, monkeypatch, way):
     read = []
     conversations, answers = every_pair()
     forward = lm.model.forward
@@ -142,14 +143,20 @@ def test_a_chunk_is_read_once_for_all_its_questions(lm, monkeypatch):
         read.append(kwargs["input_ids"].numel())
         return forward(*args, **kwargs)
 
+    def n_read():
+        read.clear()
+        if way == "score":
+            lm.score(conversations, answers, batch_size=1)  # nothing of the prompts is padded
+        else:
+            lm.complete(conversations, max_new_tokens=1, batch_size=1)
+        return sum(read)
+
     monkeypatch.setattr(lm.model, "forward", watched)
-    lm.score(conversations, answers, batch_size=1)  # nothing is padded
-    shared = sum(read)
-    read.clear()
-    monkeypatch.setattr(pair_scoring, "MIN_SAVED_TOKENS", 10**9)
-    lm.score(conversations, answers, batch_size=1)
+    monkeypatch.setattr(shared_prefixes, "PREFIXES_PER_PROMPT", 1)  # nor of the prefixes
+    shared = n_read()
+    monkeypatch.setattr(shared_prefixes, "MIN_SAVED_TOKENS", 10**9)
     saved = sum(len(lm.chat.text_ids(chunk)) for chunk in CHUNKS) * (len(QUESTIONS) - 1)
-    assert sum(read) - shared == pytest.approx(saved, rel=0.15)
+    assert n_read() - shared == pytest.approx(saved, rel=0.15)
 
 
 def test_a_pair_that_does_not_fit_names_the_lengths(lm):
