@@ -20,8 +20,18 @@ from radit_job.errors import ConfigError
 from radit_job.observe.events import progress_text
 from radit_job.observe.terminal import condition_text, fields_of
 from radit_job.pipeline.names import run_file
-from radit_job.pipeline.runs import RunRecord, StageRecord, load_results, load_run, log_events, require_run
+from radit_job.pipeline.outputs import latency_calls
+from radit_job.pipeline.runs import (
+    RunRecord,
+    StageRecord,
+    load_latency,
+    load_results,
+    load_run,
+    log_events,
+    require_run,
+)
 from radit_job.pipeline.spending import read_books, spent_line, summary
+from radit_job.report.latency_table import calls_text, latency_table
 from radit_job.report.terminal import results_csv, results_table, runs_table
 from radit_job.store import ObjectStore
 
@@ -75,6 +85,15 @@ def print_results(found: list[dict[str, Any]], form: str) -> None:
                 typer.echo(line if len(found) == 1 else f"{plain['run']}: {line[0].lower()}{line[1:]}")
     else:
         raise ConfigError(f"unknown format {form!r}", where="--format", todo="Choose table, json or csv.")
+
+
+def print_latency(store: ObjectStore, run: str, *, show_prompts: bool) -> None:
+    """What the run's benchmark last measured; with `show_prompts` the calls of one repetition before it."""
+    plain = load_latency(store, run)
+    if show_prompts:
+        for text in calls_text(latency_calls(store, require_run(store, run))):
+            typer.echo(text)
+    Console(highlight=False).print(latency_table(plain, run=run))
 
 
 def status_lines(store: ObjectStore, record: RunRecord, *, cut_off: bool) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from radit_job.cli import chain, cluster, look
+from radit_job.cli import bench, chain, cluster, look
 from radit_job.errors import ConfigError, Interrupted, RaditError, Terminated
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
   radit plan examples/quickstart.yaml       what would run, and why
   radit results quickstart                  the table
   radit ask quickstart "What is LSR?"       ask the tuned model
+  radit bench quickstart                    how long a query takes, and where the time goes
   radit run my.yaml --executor kubernetes --store s3://bucket/prefix
                                             the same chain, a Job per stage
 \b
@@ -35,7 +36,7 @@ Errors are one short message; with --debug, which any command takes, a traceback
 COMMANDS: tuple[Callable[..., None], ...] = (
     *(chain.run, chain.plan, chain.check, cluster.render),
     *(look.status, look.logs, cluster.cancel),
-    *(look.results, look.report, look.ask, look.gc),
+    *(look.results, look.report, bench.bench, look.ask, look.gc),
 )
 for command in COMMANDS:
     app.command()(command)

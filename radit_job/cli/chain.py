@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ from radit_job.errors import ConfigError, RaditError
 if TYPE_CHECKING:
     from radit_job.config.loading import LoadedConfig
     from radit_job.executors.base import Executor
+    from radit_job.pipeline.controller import Controller
+    from radit_job.pipeline.runs import RunRecord
     from radit_job.store import ObjectStore
 
 BEAT_PATIENCE_S = 5.0  # a sign of life that comes later says nothing
@@ -53,32 +56,44 @@ def run(
       radit run my.yaml --until split
       radit run my.yaml --executor kubernetes --store s3://bucket/prefix
     """
+    from radit_job.console import print_end
+
+    check_executor(executor)
+    loaded, opened = load(config, store, overrides, name)
+    started_s = time.monotonic()
+    record = run_chain(loaded, opened, lambda: controller_of(loaded, opened, until, force), executor)
+    print_end(opened, record, time.monotonic() - started_s)
+
+
+def run_chain(
+    loaded: LoadedConfig, store: ObjectStore, make_controller: Callable[[], Controller], executor: str
+) -> RunRecord:
+    """Let a controller do its work, with the run's lock, events and signs of life; the finished record.
+
+    The controller is made under the lock: it reads at once how the run stands.
+    """
     from radit_job.cli.cost import warn_of_cost
-    from radit_job.console import print_end, print_spent
+    from radit_job.console import print_spent
     from radit_job.observe.terminal import show_events
     from radit_job.pipeline.check_served import refuse_unpriced
     from radit_job.pipeline.heartbeat import heartbeat
 
-    check_executor(executor)
-    loaded, opened = load(config, store, overrides, name)
     run_name = loaded.config.name
-    started_s = time.monotonic()
     with ExitStack() as stack:
-        stack.enter_context(opened.hold(f"run-{run_name}"))
+        stack.enter_context(store.hold(f"run-{run_name}"))
         stack.enter_context(show_events())
         refuse_unpriced(loaded.config)
-        warn_of_cost(loaded, opened)
-        controller = controller_of(loaded, opened, until, force)
-        if "://" in opened.url:
+        warn_of_cost(loaded, store)
+        controller = make_controller()
+        if "://" in store.url:
             controller.refuse_another_configuration()
-            stack.enter_context(heartbeat(open_at(opened.url, patience_s=BEAT_PATIENCE_S), run_name))
+            stack.enter_context(heartbeat(open_at(store.url, patience_s=BEAT_PATIENCE_S), run_name))
         try:
-            record = controller.run(_executor(executor, loaded, opened, stack))
+            return controller.run(_executor(executor, loaded, store, stack))
         except RaditError:
             with suppress(RaditError):  # the store may be what failed
-                print_spent(opened, run_name)
+                print_spent(store, run_name)
             raise
-    print_end(opened, record, time.monotonic() - started_s)
 
 
 def plan(

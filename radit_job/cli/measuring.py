@@ -190,6 +190,7 @@ def _writing_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
 
 
 def _answering_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
+    from radit_job.latency.task_prompts import rewriting
     from radit_job.rag.answering import builder_of
     from radit_job.rag.prompts import Prompts
     from radit_job.records import CLOSED_BOOK_ARMS, Message, Question
@@ -200,6 +201,10 @@ def _answering_frames(config: Config) -> Iterator[tuple[str, Conversation]]:
     for arm in config.evaluate.arms:
         n_chunks = 0 if arm in CLOSED_BOOK_ARMS else 1 if retrieval.context == "separate" else retrieval.k
         yield arm, builder_of(arm, prompts, shots)("", [""] * n_chunks)
+    if config.benchmark.enabled:
+        n_chunks = 1 if retrieval.context == "separate" else retrieval.k
+        yield "query", prompts.with_context("", [""] * n_chunks)
+        yield "rewrite", rewriting("", config.benchmark.rewrites)
     yield "candidate", prompts.with_context("", [""])
     yield "example", [*prompts.with_context("", [""] * retrieval.k), Message("assistant", "")]
     yield "bare example", [*prompts.closed_book(""), Message("assistant", "")]

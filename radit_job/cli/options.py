@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,12 +61,18 @@ def open_at(url: str, *, patience_s: float | None = None) -> ObjectStore:
     return open_store(url, patience_s=patience_s)
 
 
-def controller_of(loaded: LoadedConfig, store: ObjectStore, until: str | None, force: list[str] | None) -> Controller:
-    """The controller of the configuration's run."""
+def controller_of(
+    loaded: LoadedConfig,
+    store: ObjectStore,
+    until: str | None,
+    force: list[str] | None,
+    sources: Mapping[str, str] | None = None,
+) -> Controller:
+    """The controller of the configuration's run; `sources`: documents that the store has, instead of the user's own."""
     from radit_job.pipeline.controller import Controller
 
     run = loaded.config.name
-    return Controller(loaded, store, identity_of, run=run, until=until, force=force or [])
+    return Controller(loaded, store, identity_of, run=run, until=until, force=force or [], sources=sources)
 
 
 def identity_of(model: Any) -> str:

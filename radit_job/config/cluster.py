@@ -27,6 +27,7 @@ StageName = Literal[
     "finetune_retriever",
     "answer",
     "evaluate",
+    "benchmark",
     "report",
 ]  # tests/unit/test_catalog.py holds it against the catalog
 SUBDOMAIN = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*"  # RFC 1123

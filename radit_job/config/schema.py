@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from radit_job.config.benchmark import Benchmark
 from radit_job.config.cluster import Kubernetes
 from radit_job.config.fields import Section, section, setting
 from radit_job.config.finetuning import FinetuneLM, FinetuneRetriever
@@ -341,6 +342,7 @@ class Config(Section):
     finetune_retriever: FinetuneRetriever = section(FinetuneRetriever, "The retriever half of RA-DIT: LSR.")
     answer: Answer = section(Answer, "How the arms answer; the same for every arm.")
     evaluate: Evaluate = section(Evaluate, "What is measured.")
+    benchmark: Benchmark = section(Benchmark, "How the latency of queries is measured.")
     spending: Spending = section(Spending, "What calls to paid services may cost; in no stage's key.")
     kubernetes: Kubernetes = section(Kubernetes, "How the stages run as Jobs, with --executor kubernetes.")
 

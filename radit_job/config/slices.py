@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from radit_job.config.benchmark import Benchmark
 from radit_job.config.fields import Section
 from radit_job.config.finetuning import Examples, FinetuneLM, FinetuneRetriever
 from radit_job.config.models import Model
@@ -163,6 +164,17 @@ class EvaluateSlice(Slice):
     judge_max_tokens: int = at("evaluate.judge_max_tokens")
 
 
+class BenchmarkSlice(Slice):
+    """benchmark: which models, which prompts, and how often."""
+
+    seed: int
+    lm: Model = at("models.lm")
+    embedder: Model = at("models.embedder")
+    retrieval: Retrieval
+    answer: Answer
+    benchmark: Benchmark
+
+
 class ReportSlice(Slice):
     """report: the settings to show."""
 
@@ -180,9 +192,15 @@ class ReportSlice(Slice):
     question_writer: Model | None = at("models.question_writer")
     judge: Model | None = at("models.judge")
     evaluate: Evaluate
+    benchmark: Benchmark | None
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """Without the question writer where it wrote nothing."""
+        """Without the question writer where it wrote nothing, and the benchmark where there was none."""
         whole = super().of(config)
-        return whole if whole.questions.source == "generate" else whole.model_copy(update={"question_writer": None})
+        unused: dict[str, None] = {}
+        if whole.questions.source != "generate":
+            unused["question_writer"] = None
+        if whole.benchmark is not None and not whole.benchmark.enabled:
+            unused["benchmark"] = None
+        return whole.model_copy(update=unused)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from radit_job.config.slices import (
     AnswerSlice,
     AugmentSlice,
+    BenchmarkSlice,
     EvaluateSlice,
     FinetuneLMSlice,
     FinetuneRetrieverSlice,
@@ -120,7 +121,7 @@ CATALOG: tuple[StageRow, ...] = (
     ),
     StageRow(
         "answer",
-        4,
+        5,
         AnswerSlice,
         reads=("train_questions", "val_questions", "chunks", "embeddings", "lm?", "retriever?"),
         writes=("predictions",),
@@ -141,8 +142,19 @@ CATALOG: tuple[StageRow, ...] = (
         pays=True,
     ),
     StageRow(
+        "benchmark",
+        1,
+        BenchmarkSlice,
+        reads=("questions", "chunks", "embeddings"),
+        writes=("latency",),
+        models=("lm", "embedder"),
+        memory_gib=4.0,
+        is_heavy=True,
+        pays=True,
+    ),
+    StageRow(
         "report",
-        2,
+        3,
         ReportSlice,
         reads=(
             "chunks",
@@ -155,6 +167,7 @@ CATALOG: tuple[StageRow, ...] = (
             "predictions",
             "scores",
             "results",
+            "latency?",
         ),
         writes=("report",),
         memory_gib=0.5,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from radit_job.config.canonical import config_digest
@@ -45,11 +45,12 @@ class Controller:
         run: str,
         until: str | None = None,
         force: Sequence[str] = (),
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         self._loaded = loaded
         self._store = store
         self._previous = load_run(store, run)
-        self._planner = Planner(loaded, store, identity_of, self._previous, until=until, force=force)
+        self._planner = Planner(loaded, store, identity_of, self._previous, until=until, force=force, sources=sources)
         self._record = self._new_record(run)
         self._record.force = list(force)
         self._saved_at_s = 0.0
@@ -144,7 +145,9 @@ class Controller:
 
     def _start(self, executor: Executor, row: StageRow, decision: Decision) -> None:
         record = self._record.stages[row.name]
-        keys = {name: item.key for name, item in self._record.stages.items() if item.key}
+        # A stage that this configuration skips keeps the key it had last; what it wrote then is not behind this one.
+        ended = [item for item in self._record.stages.values() if item.status in ("done", "cached")]
+        keys = {item.stage: item.key for item in ended if item.key}
         shards = self._loaded.config.kubernetes.placement(row.name).shards if executor.name == "kubernetes" else 1
         nodes = self._nodes(executor, row)
         spec = self._planner.spec(row, decision, self._record.run, keys, shards=shards, nodes=nodes)

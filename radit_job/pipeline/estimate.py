@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from radit_job.config.schema import Config
 from radit_job.models.cost import Prices, Usage
+from radit_job.pipeline.estimated_calls import EstimatedCalls
 from radit_job.pipeline.measures import Measures
 from radit_job.pipeline.served import Use, served_uses
+from radit_job.pipeline.timed_questions import n_embedded, n_timed_questions
 from radit_job.records import CLOSED_BOOK_ARMS, NEED_CONTEXT, TUNED_ARMS
 from radit_job.training.api_examples import MIN_VALIDATION_ROWS
 
@@ -39,30 +41,6 @@ class Row:
     most: Usage
     usd: float | None  # None: a price is unknown
     most_usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class EstimatedCalls:
-    """Calls of one kind: how many, and how long each is."""
-
-    n: float
-    n_prompt_tokens: float = 0.0
-    n_answer_tokens: float = 0.0
-    max_answer_tokens: float = 0.0
-    n_training_tokens: float = 0.0
-    max_n: float | None = None  # None: n
-
-    def usage(self, *, margin: float = 0.0) -> Usage:
-        """All together; with a margin, at most."""
-        n = self.n if not margin or self.max_n is None else self.max_n
-        answer = self.max_answer_tokens if margin else self.n_answer_tokens
-        times = n * (margin or 1.0)
-        return Usage(
-            math.ceil(n),
-            round(times * self.n_prompt_tokens),
-            round(n * answer),
-            round(times * self.n_training_tokens),
-        )
 
 
 def estimate(config: Config, measures: Measures, prices: Prices, skipped: Iterable[str] = ()) -> list[Row]:
@@ -99,28 +77,38 @@ class _Sizes:
     def calls(self, use: Use) -> Iterator[EstimatedCalls]:
         """The use's calls."""
         match use.stage, use.role:
-            case "index", _:
-                yield self._texts(self._measures.n_chunks, self._measures.all_chunk_tokens / self._measures.n_chunks)
-            case "generate", "question_writer":
-                yield from self._writing()
+            case _, "embedder":
+                yield from self._embedded(use.stage)
             case "generate", _:
-                yield self._texts(self._n_candidates(), self._question(use.role), self._most_embedded())
-            case "augment", _:
-                yield self._texts(self.n_train, self._question(use.role))
+                yield from self._writing()
             case "finetune_lm", _:
                 yield self._training()
             case "score", _:
                 yield self._scores()
-            case "answer", "lm":
+            case "answer", _:
                 is_tuned = use.priced_as != use.model.name
                 yield from (self._answers(arm) for arm in self._config.evaluate.arms if (arm in TUNED_ARMS) == is_tuned)
-            case "answer", _:
-                yield self._texts(self.n_asked, self._question(use.role))
-            case "evaluate", "judge":
-                yield from self._judgements()
+            case "benchmark", _:
+                yield from self._timed()
             case "evaluate", _:
-                answers = [(self.n_asked, self._answer(arm, use.role)) for arm in self._config.evaluate.arms]
-                for n, n_tokens in [(self.n_asked, self._reference(use.role)), *answers]:
+                yield from self._judgements()
+
+    def _embedded(self, stage: str) -> Iterator[EstimatedCalls]:
+        question = self._question("embedder")
+        match stage:
+            case "index":
+                yield self._texts(self._measures.n_chunks, self._measures.all_chunk_tokens / self._measures.n_chunks)
+            case "generate":
+                yield self._texts(self._n_candidates(), question, self._most_embedded())
+            case "augment":
+                yield self._texts(self.n_train, question)
+            case "answer":
+                yield self._texts(self.n_asked, question)
+            case "benchmark":
+                yield EstimatedCalls(n_embedded(self._config, self.n_questions), question)
+            case "evaluate":
+                answers = [(self.n_asked, self._answer(arm, "embedder")) for arm in self._config.evaluate.arms]
+                for n, n_tokens in [(self.n_asked, self._reference("embedder")), *answers]:
                     yield self._texts(n, n_tokens)
 
     def _texts(self, n: float, n_tokens: float, max_n: float | None = None) -> EstimatedCalls:
@@ -211,6 +199,18 @@ class _Sizes:
             n_prompt += self._measures.chunk_tokens["lm"] * (retrieval.k / n_per_question)
         longest = self._config.answer.max_new_tokens
         return EstimatedCalls(self.n_asked * n_per_question, n_prompt, self._answer(arm, "lm"), longest)
+
+    def _timed(self) -> Iterator[EstimatedCalls]:
+        retrieval, longest = self._config.retrieval, self._config.answer.max_new_tokens
+        n_timed = n_timed_questions(self._config, self.n_questions)
+        n_rewritten = min(longest, self._config.benchmark.rewrites * QUESTION_TOKENS)
+        n_prompt = self._frame("lm", "rewrite") + self._question("lm")
+        yield EstimatedCalls(n_timed, n_prompt, n_rewritten, longest)
+        n_per_question = retrieval.k if retrieval.context == "separate" else 1
+        n_chunks = self._measures.chunk_tokens["lm"] * (retrieval.k / n_per_question)
+        n_prompt = self._frame("lm", "query") + self._question("lm") + n_chunks
+        n_calls = 2 * n_timed * n_per_question  # as a query, and as a bare prompt
+        yield EstimatedCalls(n_calls, n_prompt, min(longest, ANSWER_TOKENS), longest)
 
     def _judgements(self) -> Iterator[EstimatedCalls]:
         evaluate, retrieval = self._config.evaluate, self._config.retrieval

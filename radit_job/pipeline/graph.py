@@ -28,6 +28,8 @@ def unused_stages(config: Config) -> dict[str, str]:
     unused: dict[str, str] = {}
     if not TUNED_ARMS & arms:
         unused |= dict.fromkeys(("augment", "finetune_lm"), "evaluate.arms names no arm with a tuned LM")
+    if not config.benchmark.enabled:
+        unused["benchmark"] = "benchmark.enabled is false"
     if not RETRIEVER_ARMS & arms:
         unused |= dict.fromkeys(("score", "finetune_retriever"), "evaluate.arms names no arm with a tuned retriever")
     return unused

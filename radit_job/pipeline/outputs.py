@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: results.json and report.html beside it, and each failure in words."""
+"""What a run leaves for its reader: results.json, latency.json and report.html, and each failure in words."""
 
 from __future__ import annotations
 
@@ -18,16 +18,26 @@ from radit_job.store.artifacts import fetch, find
 
 
 def publish_results(store: ObjectStore, record: RunRecord, artifacts: Mapping[str, ArtifactRef]) -> None:
-    """Write results.json and report.html beside the run, as far as their stages have come."""
+    """Write results.json, latency.json and report.html beside the run, as far as their stages have come."""
     results = artifacts.get("results")
     if results is not None:
         measured = json.loads(_read_file(store, results, "results.json"))
         whole = results_of(record, store.url, measured, summary(record, read_books(store, record.run)))
         data = json.dumps(whole, indent=1, ensure_ascii=False).encode()
         store.write(run_file(record.run, "results.json"), data)
+    latency = artifacts.get("latency")
+    if latency is not None:
+        store.write(run_file(record.run, "latency.json"), _read_file(store, latency, "latency.json"))
     report = artifacts.get("report")
     if report is not None:
         store.write(run_file(record.run, "report.html"), _read_file(store, report, "report.html"))
+
+
+def latency_calls(store: ObjectStore, record: RunRecord) -> list[dict[str, Any]]:
+    """The prompts and completions that the run's benchmark kept: the rows of latency/calls.jsonl."""
+    reference = ArtifactRef("latency", "benchmark", record.stages["benchmark"].key or "", "")
+    lines = _read_file(store, reference, "calls.jsonl").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _read_file(store: ObjectStore, reference: ArtifactRef, name: str) -> bytes:

@@ -11,7 +11,7 @@ from radit_job.config.fields import result_values
 from radit_job.config.loading import LoadedConfig
 from radit_job.config.schema import Config
 from radit_job.config.slices import Slice
-from radit_job.errors import ConfigError, CorruptArtifact
+from radit_job.errors import ConfigError, CorruptArtifact, InputError
 from radit_job.jobs import ArtifactRef, JobSpec, Resources
 from radit_job.pipeline.catalog import CATALOG, StageRow
 from radit_job.pipeline.graph import ancestors, artifact_name, check_stage, needed_rows, stages_before, unused_stages
@@ -48,6 +48,7 @@ class Planner:
         *,
         until: str | None = None,
         force: Sequence[str] = (),
+        sources: Mapping[str, str] | None = None,
     ) -> None:
         for stage in force:
             check_stage(stage)
@@ -56,6 +57,7 @@ class Planner:
         self._identity_of = cache(identity_of)  # one answer per run: a hub may change its mind in between
         self._previous = previous
         self._force = set(force)
+        self._sources = sources  # source artifact -> key, of a run whose documents are in the store; None: find them
         self.rows = needed_rows(loaded.config, until)
         self.unused = unused_stages(loaded.config)
         self.artifacts: dict[str, ArtifactRef] = {}  # what is committed so far, by artifact name
@@ -156,6 +158,8 @@ class Planner:
 
     def locate_sources(self, *, publish: bool) -> dict[str, str]:
         """Find the user's files and, with `publish`, put them into the store; source artifact -> key."""
+        if self._sources is not None:
+            return self._stored_sources(self._sources)
         keys = {}
         with observe.progress("reading the documents", unit="sources") as bar:
             for source in find_sources(self._loaded.config, self._loaded.folder):
@@ -165,6 +169,15 @@ class Planner:
                 keys[source.artifact] = source.key
                 bar.advance()
         return keys
+
+    def _stored_sources(self, keys: Mapping[str, str]) -> dict[str, str]:
+        for artifact, key in keys.items():
+            manifest = find(self._store, artifact, key)
+            if manifest is None:
+                todo = "Name the configuration file instead of the run: its documents are read anew."
+                raise InputError(f"the run's {artifact.replace('_', ' ')} is not in the store", where=key, todo=todo)
+            self.take(manifest)
+        return dict(keys)
 
     def identify_models(self) -> None:
         """Every model that will be needed is looked at before anything is spent."""

@@ -7,6 +7,7 @@ runs/<run>/jobs/...           the JobSpec of each stage that ran, by stage and k
 runs/<run>/logs/<stage>.jsonl what each stage printed
 runs/<run>/spent/...          what each stage's process has spent; see pipeline/spending.py
 runs/<run>/results.json       rows, pairs and stages
+runs/<run>/latency.json       what the benchmark last measured
 runs/<run>/report.html        the page
 """
 
@@ -135,6 +136,17 @@ def load_results(store: ObjectStore, run: str) -> dict[str, Any]:
         raise ConfigError(
             f"run {run!r} has no results yet: it is {record.status}", where=store.url, todo=f"See `radit status {run}`."
         )
+    plain: dict[str, Any] = json.loads(data)
+    return plain
+
+
+def load_latency(store: ObjectStore, run: str) -> dict[str, Any]:
+    """The run's latency.json; ConfigError where its benchmark has never ended."""
+    data = store.read(run_file(run, "latency.json"))
+    if data is None:
+        require_run(store, run)
+        todo = f"`radit bench {run}` measures it."
+        raise ConfigError(f"the latency of run {run!r} was never measured", where=store.url, todo=todo)
     plain: dict[str, Any] = json.loads(data)
     return plain
 

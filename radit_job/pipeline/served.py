@@ -46,6 +46,8 @@ def _uses(config: Config) -> Iterator[Use]:
         yield Use("answer", "lm", lm, tuned_name(lm.name))
     if arms - CLOSED_BOOK_ARMS:
         yield Use("answer", "embedder", embedder, embedder.name)
+    yield Use("benchmark", "lm", lm, lm.name)
+    yield Use("benchmark", "embedder", embedder, embedder.name)
     if judge is not None and metrics & set(JUDGED_METRICS):
         yield Use("evaluate", "judge", judge, judge.name)
     if "semantic_similarity" in metrics:

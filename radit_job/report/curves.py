@@ -1,9 +1,10 @@
-"""What happened over a training, as curves: loss over steps, and any measure over epochs."""
+"""Curves: loss over a training's steps, any measure over its epochs, and any measure over the number of clients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 
 from radit_job.report.figures import Scale, figure, horizontal, nice_ticks, text_at, tick_text, vertical
@@ -36,6 +37,8 @@ class _Plot:
     kept: float | None  # where the weights were kept
     height: int
     is_whole: bool = False  # the horizontal axis counts whole things, all of which are few
+    x_ticks: Sequence[float] | None = None  # instead of round ones
+    x_text: Callable[[float], str] = "{:g}".format  # what a place on the horizontal axis is called
 
 
 def loss_curve(
@@ -88,13 +91,31 @@ def epoch_curve(lines: Sequence[Line], *, best_epoch: float | None, title: str, 
     return _drawn(plot, title, description)
 
 
+def clients_curve(lines: Sequence[Line], *, title: str, description: str) -> str:
+    """Measures of one unit over the number of clients (1 or more), whose axis is logarithmic; the other starts at 0."""
+    counts = sorted({x for line in lines for x, _ in line.points})
+    values = [y for line in lines for _, y in line.points]
+    if not values:
+        return ""
+    plot = _Plot(
+        lines=[replace(line, points=[(math.log2(x), y) for x, y in line.points]) for line in lines],
+        fitted=[0.0, *values],
+        last_x=max(1.0, math.log2(counts[-1])),
+        x_name="clients",
+        x_label="clients at the same time",
+        kept=None,
+        height=EPOCHS_PX,
+        x_ticks=[math.log2(count) for count in counts],
+        x_text=lambda x: f"{2**x:.0f}",
+    )
+    return _drawn(plot, title, description)
+
+
 def _drawn(plot: _Plot, title: str, description: str) -> str:
     if not plot.fitted:
         return ""
     y_ticks = nice_ticks(min(plot.fitted), max(plot.fitted), wanted=5)
-    x_ticks = [tick for tick in nice_ticks(0, plot.last_x, wanted=6) if tick <= plot.last_x]
-    if plot.is_whole:
-        x_ticks = [tick for tick in x_ticks if tick == int(tick)]
+    x_labels = _x_labels(plot)
     across, up = Scale(0, plot.last_x), Scale(y_ticks[0], y_ticks[-1])
 
     def y_px(value: float) -> float:
@@ -104,9 +125,7 @@ def _drawn(plot: _Plot, title: str, description: str) -> str:
         horizontal(y_px(tick), "grid") + text_at(0, y_px(tick) + 4, tick_text(tick, y_ticks), "tick", "end", dx=-8)
         for tick in y_ticks
     ]
-    labels = [
-        text_at(across.percent(tick), plot.height + 18, tick_text(tick, x_ticks), "tick", "middle") for tick in x_ticks
-    ]
+    labels = [text_at(across.percent(tick), plot.height + 18, label, "tick", "middle") for tick, label in x_labels]
     labels.append(text_at(50, plot.height + 38, plot.x_label, "tick", "middle"))
     marks = _kept_mark(plot, across.percent(plot.kept)) if plot.kept is not None else []
     lines = "".join(_polyline(line, across, up) for line in plot.lines)
@@ -114,7 +133,7 @@ def _drawn(plot: _Plot, title: str, description: str) -> str:
     stretched = f'width="100%" height="{plot.height}" viewBox="0 0 100 100" preserveAspectRatio="none"'
     points = [
         f'<circle class="{line.css}-point" cx="{across.percent(x):.2f}%" cy="{y_px(y):.1f}" r="4">'
-        f"<title>{escape(line.name)}{plot.x_name} {x:g}: {y:.3f}</title></circle>"
+        f"<title>{escape(line.name)}{plot.x_name} {plot.x_text(x)}: {y:.3f}</title></circle>"
         for line in plot.lines
         if line.has_points
         for x, y in line.points
@@ -126,6 +145,16 @@ def _drawn(plot: _Plot, title: str, description: str) -> str:
         description,
         [*grid, *labels, *marks, f"<svg {stretched}>{lines}</svg>", *points],
     )
+
+
+def _x_labels(plot: _Plot) -> list[tuple[float, str]]:
+    """Where the horizontal axis has a label, and which."""
+    if plot.x_ticks is not None:
+        return [(tick, plot.x_text(tick)) for tick in plot.x_ticks]
+    ticks = [tick for tick in nice_ticks(0, plot.last_x, wanted=6) if tick <= plot.last_x]
+    if plot.is_whole:
+        ticks = [tick for tick in ticks if tick == int(tick)]
+    return [(tick, tick_text(tick, ticks)) for tick in ticks]
 
 
 def _kept_mark(plot: _Plot, x: float) -> list[str]:

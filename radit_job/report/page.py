@@ -19,7 +19,19 @@ from markupsafe import Markup
 
 from radit_job.hashing import short
 from radit_job.records import CandidateScores, DocumentRow, Dropped, Prediction, Score
-from radit_job.report import figures, judge, labels, plots, provenance, retrieval, retriever_training, served, training
+from radit_job.report import (
+    figures,
+    judge,
+    labels,
+    latency,
+    latency_section,
+    plots,
+    provenance,
+    retrieval,
+    retriever_training,
+    served,
+    training,
+)
 from radit_job.report.answers import Comparison, compared_arms, comparisons, extremes
 from radit_job.report.findings import findings, headline, headline_metric
 from radit_job.report.preferences import preferences
@@ -48,6 +60,7 @@ class Material:
     pages: Mapping[str, int | None]  # chunk id -> page, of the retrieved chunks
     lineage: Sequence[Mapping[str, Any]]
     settings: Mapping[str, Any]
+    latency: Mapping[str, Any] | None = None  # latency/latency.json; None where it was not measured
 
 
 def render(material: Material) -> str:
@@ -70,6 +83,9 @@ def render(material: Material) -> str:
         duration=labels.duration,
         size=labels.size,
         bar=lambda share: _figure(figures.bar(share)),
+        seconds=latency.seconds,
+        rate=latency.rate,
+        percent=latency.percent,
     )
     return environment.get_template("page.html.jinja").render(
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file, not input
@@ -98,6 +114,7 @@ def render(material: Material) -> str:
         training=_training(material),
         retriever_training=_retriever_training(material),
         retrieval=retrieval.table(results),
+        latency=_latency(material.latency),
         judge=judge.section(results, material.settings),
         judge_address=served.address(material.settings, "judge"),
         preference=_figure(plots.preference(results)),
@@ -193,6 +210,11 @@ def _training(material: Material) -> dict[str, Any] | None:
 def _retriever_training(material: Material) -> dict[str, Any] | None:
     found = retriever_training.section(material.retriever_training, preferences(material.lm_scores))
     return found and {**found, "curves": [_figure(found[name]) for name in ("divergence", "recall")]}
+
+
+def _latency(plain: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    found = latency_section.section(plain)
+    return found and {**found, **{name: _figure(found[name]) for name in latency_section.FIGURES}}
 
 
 def _answers(material: Material, results: Results) -> dict[str, Any] | None:

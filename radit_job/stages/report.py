@@ -40,6 +40,7 @@ def run(
     lm: Path | None = None,
     lm_scores: Path | None = None,
     retriever: Path | None = None,
+    latency: Path | None = None,
     lineage: Sequence[dict[str, Any]] = (),
 ) -> dict[str, float]:
     """Write `report/report.html`; returns its size and how many answers it shows."""
@@ -64,6 +65,7 @@ def run(
             pages=_pages(chunks / "chunks.jsonl", {chunk for row in rows for chunk in row.chunk_ids}),
             lineage=lineage,
             settings=config.model_dump(),
+            latency=_json(latency / "latency.json") if latency else None,
         )
     )
     target = out / "report" / "report.html"

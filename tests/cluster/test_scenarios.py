@@ -14,7 +14,7 @@ import yaml
 from radit_job.pipeline.catalog import CATALOG
 from tests.cluster.bench import Bench
 
-ONCE = {row.name: 1 for row in CATALOG}
+ONCE = {row.name: 1 for row in CATALOG if row.name != "benchmark"}  # which is asked for
 SHORT = ("--until", "index")  # two stages suffice where one goes wrong
 SHORT_ONCE = {"ingest": 1, "index": 1}
 N_KILLS = 10
@@ -24,7 +24,7 @@ def test_a_run_goes_through_every_stage_once(bench: Bench) -> None:
     ended = bench.run()
     assert ended.code == 0, ended.output
     assert bench.n_starts() == ONCE
-    assert [job.status.succeeded for job in bench.jobs().values()] == [1] * len(CATALOG)
+    assert [job.status.succeeded for job in bench.jobs().values()] == [1] * len(ONCE)
     again = bench.run()
     assert again.code == 0, again.output
     assert bench.n_starts() == ONCE

@@ -23,6 +23,7 @@ from radit_job.records import (
     write_rows,
 )
 from radit_job.stages.report import run
+from tests.unit.latency_measured import measured
 
 HOSTILE = "<script>alert('x')</script> & <img src=x onerror=alert(1)>"
 METRICS = ("exact_match", "token_f1", "answer_words")
@@ -207,7 +208,7 @@ def report(folder, *, lm=True, lineage=LINEAGE, **settings):
     out = folder / "out"
     out.mkdir(exist_ok=True)
     inputs = {name: folder / name for name in names}
-    inputs |= {name: folder / name for name in ("lm_scores", "retriever") if (folder / name).exists()}
+    inputs |= {name: folder / name for name in ("lm_scores", "retriever", "latency") if (folder / name).exists()}
     counters = run(config, **inputs, lm=folder / "lm" if lm else None, lineage=lineage, out=out, scratch=folder)
     page = (out / "report/report.html").read_text(encoding="utf-8")
     assert counters["n_bytes"] == len(page.encode())
@@ -477,3 +478,22 @@ def test_empty_predictions_still_give_a_page(artifacts):
     text = " ".join(" ".join(balance.texts).split())
     assert "No held-out question was answered" in text
     assert "None: every pair was kept." in text
+
+
+def test_the_latency_has_a_section_where_it_was_measured(artifacts):
+    _, balance = report(artifacts)
+    assert "#latency" not in balance.addresses
+    (artifacts / "latency").mkdir()
+    (artifacts / "latency/latency.json").write_text(json.dumps(measured(warnings=[HOSTILE])))
+    page, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    for said in (
+        "A query takes 1.4 s (median), 1.3 times what this machine allows",
+        "Where the time goes, with 1 client",
+        "answer tokens a second, of all clients together",
+        "RAG query radit 1 1.42 1.74 1.96 1.45 [1.35, 1.57] 0.43 22.1 0.69 1.06 1.3 12",
+        "peak memory 1.42 GiB",
+    ):
+        assert said in text, said
+    assert any(HOSTILE in found for found in balance.texts) and "<img" not in page
+    assert {address.removeprefix("#") for address in balance.addresses} <= set(re.findall(r'id="([\w-]+)"', page))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ["make", "sh", "grep", "sed", "od", "tr", "mkdir", "rm", "cat", "sleep", "env"]
+TOOLS = ["make", "sh", "grep", "sed", "od", "tr", "mkdir", "rm", "cat", "sleep", "env", "touch"]
 NOTING = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
 . "$ANSWERS/$(basename "$0")"
@@ -211,3 +211,13 @@ def test_e2e_on_another_cluster_needs_to_be_told_the_host(e2e: Bench) -> None:
     done = e2e.run("make", "e2e")
     assert done.returncode != 0 and "needs RADIT_TEST_HOST" in done.stderr
     assert not [call for call in e2e.calls() if call.startswith("python")]
+
+
+def test_bench_installs_what_it_compares_with_once(e2e: Bench) -> None:
+    e2e.has("python")
+    for _ in range(2):
+        done = e2e.run("make", "bench")
+        assert done.returncode == 0, done.stderr
+    [installed, *tables] = e2e.calls()
+    assert installed.startswith("python -m pip install ") and installed.endswith(" --editable .[bench]")
+    assert tables == ["python benchmarks/table.py"] * 2

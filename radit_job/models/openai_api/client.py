@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from radit_job.models.openai_api.failures import (
 )
 
 if TYPE_CHECKING:
+    import httpx
     from openai import OpenAI
 
 NO_KEY = "none"  # what servers without authentication are sent
@@ -72,6 +73,23 @@ class Endpoint:
     def chat(self, body: dict[str, Any], timeout_s: float) -> Reply:
         """POST /chat/completions."""
         return self._request("POST", "/chat/completions", body=body, timeout_s=timeout_s)
+
+    def stream_chat(
+        self, body: dict[str, Any], timeout_s: float, take: Callable[[dict[str, Any]], None]
+    ) -> Mapping[str, str]:
+        """POST /chat/completions; `take` gets each event of the stream as it comes. The answer's headers.
+
+        `take` gets a whole answer where the server does not stream.
+        """
+        with self._response("POST", "/chat/completions", body=body, timeout_s=timeout_s) as response:
+            if "event-stream" not in response.headers.get("content-type", ""):
+                take(_parsed(response.read()))
+            else:
+                for line in response.iter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if line.startswith("data:") and data not in ("", "[DONE]"):
+                        take(_parsed(data.encode()))
+        return response.headers
 
     def completions(self, body: dict[str, Any], timeout_s: float) -> Reply:
         """POST /completions."""
@@ -140,10 +158,25 @@ class Endpoint:
         timeout_s: float | None = None,
         is_told: bool = False,
     ) -> Reply:
-        """One request and its whole answer; one that comes in drops is cut off when the time is up.
+        """One request and its whole answer.
 
         `is_told`: the answer holds the service's own words (why a job failed), which are shown and kept.
         """
+        with self._response(method, path, body=body, params=params, timeout_s=timeout_s) as response:
+            body = _parsed(response.read())
+        return Reply(hidden_within(body, self._key) if is_told else body, response.headers)
+
+    @contextmanager
+    def _response(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: dict[str, Any] | None = None,
+        params: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[httpx.Response]:
+        """An answer that is still to be read; one that comes in drops is cut off when the time is up."""
         import httpx
 
         from radit_job.models.openai_api.deadline import ends_within
@@ -158,8 +191,7 @@ class Endpoint:
             else:
                 response = client.post(path, body=body, cast_to=httpx.Response, options=options, stream=True)
             with closing(response):
-                body = _parsed(response.read())
-        return Reply(hidden_within(body, self._key) if is_told else body, response.headers)
+                yield response
 
 
 @contextmanager

@@ -26,6 +26,7 @@ CONSEQUENCES = {
     NEWER_LIMIT: "answers may be longer than wanted",
     "temperature": "it answers at its own temperature, so another run may answer otherwise",
     "seed": "another run may answer otherwise",
+    "stream_options": "what a streamed answer costs is counted here",
     "encoding_format": "vectors come as lists of numbers",
 }
 
