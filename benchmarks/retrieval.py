@@ -9,10 +9,12 @@ every tenth is a copy of another, as boilerplate is. The bare matrix product in 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import time
 from collections.abc import Callable
+from statistics import median
 
 import numpy as np
 
@@ -91,6 +93,7 @@ def main() -> None:
     options.add_argument("--dimension", type=int, default=384)
     options.add_argument("--k", type=int, default=10)
     options.add_argument("--repetitions", type=int, default=3)
+    options.add_argument("--json", action="store_true", help="ours beside LlamaIndex's store, as one JSON line")
     args = options.parse_args()
     documents, queries, gold = make_vectors(args.chunks, args.queries, args.dimension)
     truth = exact_ids(documents, queries[:20], args.k)
@@ -110,6 +113,9 @@ def main() -> None:
         ("faiss IndexFlatIP", faiss_flat, args.queries),
         ("LlamaIndex SimpleVectorStore", llamaindex_store, 3),
     ]
+    if args.json:
+        print_json(args, ours, documents, queries, truth)
+        return
     gflop = 2e-9 * args.chunks * args.dimension * args.queries
     shape = f"{args.queries} queries, {args.chunks} x {args.dimension} chunks, top {args.k}"
     print(f"{shape}, {os.cpu_count()} cores; best of {args.repetitions}")
@@ -127,6 +133,32 @@ def main() -> None:
         note = "" if n_queries == args.queries else f"  extrapolated from {n_queries} queries"
         print(f"{name:37}{seconds:10.2f}{gflop / seconds:10.0f}{equal:>11}{note}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, all peers together")
+
+
+def print_json(
+    args: argparse.Namespace, ours: Callable, documents: np.ndarray, queries: np.ndarray, truth: Ids
+) -> None:
+    """What side_by_side.show prints, in turn in this process; LlamaIndex answers three queries."""
+    few = queries[:3]
+    ours(documents, few, args.k)  # the first is slower
+    seconds: list[tuple[float, float]] = []
+    for _ in range(args.repetitions):
+        theirs_s, _ = best_of(1, lambda: llamaindex_store(documents, few, args.k))
+        ours_s, ids = best_of(1, lambda: ours(documents, queries, args.k))
+        seconds.append((theirs_s * len(queries) / len(few), ours_s))
+    ratios = [theirs_s / ours_s for theirs_s, ours_s in seconds]
+    equal = sum(a == b for a, b in zip(ids, truth, strict=False))
+    row = {
+        "way": "radit-job float32",
+        "ratio": median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "seconds": median(ours_s for _, ours_s in seconds),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "check": f"ids of {equal} of {len(truth)} queries equal those in float64",
+        "facts": {"flop": 2 * documents.size * len(queries), "dtype": "float32"},
+    }
+    print(json.dumps([row]), flush=True)
 
 
 def best_of(repetitions: int, call: Callable[[], Ids]) -> tuple[float, Ids]:
