@@ -3,7 +3,7 @@
 Each step is a benchmark of its own in this folder, run here with so little work that the whole table takes less than
 a quarter of an hour on two cores; --full takes the sizes for which the reaches are meant. `times` is how many times
 as fast as the peer, the median of the rounds, with the lowest and the highest; `limit` the share that the step
-reaches of what this machine allows, its matrix products as measured before and after the steps, or its memory for
+reaches of what this machine allows, its matrix products as measured before each step, or its memory for
 decoding. A step that fails is a line with the reason. growth.py is not in it.
 """
 
@@ -47,7 +47,7 @@ STEPS = (
         "answer RAG prompts",
         "LlamaIndex query engine",
         "answering.py",
-        "--n 12 --rounds 2",
+        "--n 10 --rounds 2",
         "--n 64 --rounds 3",
         {"radit-job float32": 3.0, "radit-job bfloat16": 8.0},
     ),
@@ -55,7 +55,7 @@ STEPS = (
         "embed chunks",
         "LlamaIndex HuggingFaceEmbedding",
         "embedding.py",
-        "--n 400 --rounds 2",
+        "--n 200 --rounds 2",
         "--n 2000 --rounds 3",
         {"radit-job float32": 1.3, "radit-job bfloat16": 3.0},
     ),
@@ -72,7 +72,7 @@ STEPS = (
         "PDF pages to chunks",
         "PyMuPDF + SentenceSplitter",
         "ingest.py",
-        "--pages 500 --rounds 2",
+        "--pages 250 --rounds 2",
         "--pages 500 --rounds 3",
         {"radit-job ingest": 2.0},
     ),
@@ -80,7 +80,7 @@ STEPS = (
         "LM-ft",
         "TRL SFTTrainer, float32",
         "finetune_lm.py",
-        "--steps 4 --rounds 2",
+        "--steps 3 --rounds 2",
         "--steps 16 --rounds 3",
         {"radit-job float32": 1.6, "radit-job bfloat16": 3.0},
     ),
@@ -88,7 +88,7 @@ STEPS = (
         "LSR scores",
         "one-at-a-time forward passes",
         "lm_scores.py",
-        "--n 10 --repetitions 2",
+        "--n 8 --repetitions 2",
         "--n 32 --repetitions 3",
         {"radit-job float32": 1.5, "radit-job bfloat16": 4.0},
     ),
@@ -96,7 +96,7 @@ STEPS = (
         "quickstart, cold",
         "the notebook's steps",
         "quickstart.py",
-        "--n 24 --rounds 1",
+        "--n 20 --rounds 1",
         "--n 155 --rounds 1",
         {"radit run": 2.5},
     ),
@@ -147,6 +147,15 @@ def machine_limits(threads: int) -> dict[str, Any]:
         return {"device": f"limits not known ({failed})", "bfloat16_pays": False, "limits": {}, "lm": None}
 
 
+def better(machine: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The machine with the best that it was seen to do so far: another program may disturb a measurement."""
+    limits = {
+        dtype: {name: max(value, earlier.get(dtype, found)[name]) for name, value in found.items()}
+        for dtype, found in machine["limits"].items()
+    }
+    return {**machine, "limits": earlier | limits}
+
+
 def share_of_limit(facts: dict[str, Any], seconds: float, machine: dict[str, Any]) -> str:
     """The least time that this machine allows for the work, by the time that it took."""
     limits = machine["limits"].get(facts.get("dtype") or "float32")
@@ -193,6 +202,18 @@ def lines(step: Step, rows: list[dict[str, Any]], machine: dict[str, Any]) -> It
             ]
 
 
+def lines_of(step: Step, args: argparse.Namespace, machine: dict[str, Any]) -> list[list[str]]:
+    """The step, measured; one line with the reason if it fails, which shall not cost the others' figures."""
+    limit_s = None if args.full else LONGEST_STEP_S
+    try:
+        return list(lines(step, run(commands(step, args, machine["bfloat16_pays"]), limit_s, args.threads), machine))
+    except SystemExit as failed:
+        why = f"failed: {failed}"
+    except Exception as failed:
+        why = f"its figures are not understood: {failed!r}"
+    return [[step.name, step.peer, "-", "", f"{min(step.reach.values()):g}", "-", why]]
+
+
 HEADER = ["step", "peer", "times", "spread", "reach", "limit", "check"]
 WIDTHS = [33, 32, 9, 18, 13, 6]
 
@@ -217,35 +238,19 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, help="the table as Markdown, into this file")
     args = parser.parse_args()
     start_s = time.perf_counter()
-    machine = machine_limits(args.threads)
-    results: list[tuple[Step, list[dict[str, Any]] | str]] = []
+    machine: dict[str, Any] = {"limits": {}}
+    table: list[list[str]] = []
+    print_line(HEADER)
     for step in STEPS:
         if step.script not in args.steps:
             continue
+        machine = better(machine_limits(args.threads), machine["limits"])
         begin_s = time.perf_counter()
-        try:
-            found = run(
-                commands(step, args, machine["bfloat16_pays"]), None if args.full else LONGEST_STEP_S, args.threads
-            )
-        except SystemExit as failed:
-            found = f"failed: {failed}"
-        results.append((step, found))
+        rows = lines_of(step, args, machine)
+        table += rows
+        for row in rows:
+            print_line(row)
         print(f"{step.name}: {time.perf_counter() - begin_s:.0f} s", file=sys.stderr, flush=True)
-    for dtype, later in machine_limits(args.threads)["limits"].items():  # the better one is the limit
-        sooner = machine["limits"].setdefault(dtype, later)
-        machine["limits"][dtype] = {name: max(value, sooner[name]) for name, value in later.items()}
-    table = []
-    for step, found in results:
-        try:
-            if not isinstance(found, str):
-                table += list(lines(step, found, machine))
-                continue
-        except Exception as failed:  # one step shall not cost the table of all others
-            found = f"its figures are not understood: {failed!r}"
-        table.append([step.name, step.peer, "-", "", f"{min(step.reach.values()):g}", "-", found])
-    print_line(HEADER)
-    for row in table:
-        print_line(row)
     peaks = "; ".join(
         f"{SHORT[dtype]} {found['flop_per_s'] / 1e9:.0f} GFLOP/s, memory {found['bytes_per_s'] / 1e9:.1f} GB/s"
         for dtype, found in machine["limits"].items()

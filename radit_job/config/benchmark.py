@@ -39,7 +39,7 @@ class Benchmark(Section):
         ge=0,
     )
     repetitions: int = setting(
-        3,
+        2,
         "Rounds over the questions that count. LlamaIndex's clients, where several stand in line, are timed in one.",
         unit="rounds",
         origin="shows the spread",
