@@ -52,11 +52,11 @@ def _of_one(row: Row, k: int) -> Iterator[str]:
     is_long = row["n_prompt_tokens"] >= LONG_PROMPT_TOKENS
     if part == "prefill" and share >= LARGE_SHARE and is_long:
         yield (
-            f"The prompt is {row['n_prompt_tokens']:,.0f} tokens long, because k is {k}: prefill takes {share:.0%} of "
-            "the time."
+            f"The prompt is {row['n_prompt_tokens']:,.0f} tokens long, because k is {k}: prefill takes "
+            f"{100 * share:.0f} % of the time."
         )
     elif share >= LARGE_SHARE:
-        yield f"{PART_NAMES[part]} is {share:.0%} of it."
+        yield f"{PART_NAMES[part]} is {100 * share:.0f} % of it."
 
 
 def _of_rewriting(query: Row, rewrite: Row | None, rewrites: int) -> Iterator[str]:

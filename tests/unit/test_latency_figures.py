@@ -196,7 +196,7 @@ def test_a_query_is_told_with_its_floor_and_where_its_time_goes() -> None:
     assert readings([row()], k=2, rewrites=4) == [
         "A query takes 1.9 s (median), 1.3 times what this machine allows for 212 prompt and 32 answer tokens.",
         "One query makes 1 LLM call.",
-        "Decoding is 70% of it.",
+        "Decoding is 70 % of it.",
     ]
 
 
@@ -211,7 +211,7 @@ def test_a_long_prompt_is_explained() -> None:
     said = readings([row(parts_s=parts, n_prompt_tokens=4012.0, n_llm_calls=2.0)], k=8, rewrites=4)
     assert said[1:] == [
         "One query makes 2 LLM calls.",
-        "The prompt is 4,012 tokens long, because k is 8: prefill takes 83% of the time.",
+        "The prompt is 4,012 tokens long, because k is 8: prefill takes 83 % of the time.",
     ]
 
 
