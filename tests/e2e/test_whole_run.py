@@ -43,7 +43,7 @@ def test_a_second_run_is_all_cached_quick_and_light(finished: Workplace) -> None
     )
     assert time.monotonic() - started_s < 20  # generous: the machine may be busy; a stage that ran would take longer
     assert "heavy: []" in done.stdout, done.stderr
-    assert set(finished.statuses().values()) == {"cached"}
+    assert {stage for stage, status in finished.statuses().items() if status != "cached"} == {"benchmark"}  # it is off
 
 
 def test_a_changed_metric_setting_reruns_evaluate_and_report_alone(finished: Workplace) -> None:
@@ -99,4 +99,4 @@ def test_gc_keeps_what_runs_refer_to(finished: Workplace) -> None:
     assert re.search(r"GiB  evaluate/", done.stdout)
     assert "finetune_lm/" not in done.stdout
     finished.radit("run", "small.yaml")
-    assert set(finished.statuses().values()) == {"cached"}
+    assert {stage for stage, status in finished.statuses().items() if status != "cached"} == {"benchmark"}  # it is off
