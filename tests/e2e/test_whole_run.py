@@ -10,7 +10,7 @@ import time
 from tests.e2e.conftest import Workplace, environment
 
 STAGES = ["ingest", "index", "generate", "split", "augment", "finetune_lm", "score", "finetune_retriever"]
-STAGES += ["answer", "evaluate", "report"]
+STAGES += ["answer", "evaluate", "benchmark", "report"]
 
 
 def test_a_run_ends_with_results_a_table_and_a_page(finished: Workplace) -> None:
