@@ -152,7 +152,6 @@ def test_a_chunk_is_read_once_for_all_its_questions(lm, monkeypatch, way):
         return sum(read)
 
     monkeypatch.setattr(lm.model, "forward", watched)
-    monkeypatch.setattr(shared_prefixes, "PREFIXES_PER_PROMPT", 1)  # nor of the prefixes
     shared = n_read()
     monkeypatch.setattr(shared_prefixes, "MIN_SAVED_TOKENS", 10**9)
     saved = sum(len(lm.chat.text_ids(chunk)) for chunk in CHUNKS) * (len(QUESTIONS) - 1)
