@@ -16,6 +16,7 @@ class Resources:
 
     memory_gib: float
     is_heavy: bool = False  # wants all cores of its machine
+    loads_models: bool = False  # imports the libraries for them
 
 
 @dataclass(frozen=True, slots=True)

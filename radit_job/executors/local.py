@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from radit_job.errors import Interrupted, StoreError
+from radit_job.executors.forked_process import ForkedProcess, can_fork
 from radit_job.executors.log_lines import format_line, parse_line
 from radit_job.jobs import Condition, JobSpec, JobState, Outcome, Resources
 from radit_job.observe.events import emit
 from radit_job.store import ObjectStore
+
+StageProcess = subprocess.Popen[bytes] | ForkedProcess
 
 STOP_PATIENCE_S = 60.0  # from SIGTERM to SIGKILL, as in a pod: time to save a checkpoint
 SILENCE_S = 2.0  # a stage that takes longer to stop is spoken of
@@ -37,7 +40,7 @@ class LocalExecutor:
         self._store = store
         self._log_folder = log_folder
         self._keeps_logs_in_store = keeps_logs_in_store  # the folder is not itself in the store
-        self._running: dict[str, tuple[subprocess.Popen[bytes], Resources]] = {}
+        self._running: dict[str, tuple[StageProcess, Resources]] = {}
         self._ended: queue.Queue[tuple[str, Outcome]] = queue.Queue()
         self._memory_gib = MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
 
@@ -52,26 +55,9 @@ class LocalExecutor:
 
     def start(self, spec: JobSpec, spec_name: str) -> None:
         """See Executor."""
-        command = [
-            sys.executable,
-            "-m",
-            "radit_job",
-            "stage",
-            spec.stage,
-            "--spec",
-            spec_name,
-            "--store",
-            self._store.url,
-        ]
+        arguments = ["stage", spec.stage, "--spec", spec_name, "--store", self._store.url]
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the controller alone, which then stops the stages in order
-            env={**os.environ, "RADIT_PARENT_PIPE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )
+        process = _start(arguments, forked=spec.resources.loads_models and can_fork())
         self._running[spec.stage] = (process, spec.resources)
         threading.Thread(target=self._follow, args=(spec, process), daemon=True, name=spec.stage).start()
 
@@ -105,7 +91,7 @@ class LocalExecutor:
                 process.wait()
         self._running.clear()
 
-    def _follow(self, spec: JobSpec, process: subprocess.Popen[bytes]) -> None:
+    def _follow(self, spec: JobSpec, process: StageProcess) -> None:
         """Copy the stage's output to its log, pass its events on, and report its end, come what may."""
         stage = spec.stage
         log = _Log(self._log_folder / f"{stage}.jsonl", stage)
@@ -137,7 +123,21 @@ class LocalExecutor:
         return f"{self._store.url.partition('?')[0]}/{name}"
 
 
-def _ended(processes: Iterable[subprocess.Popen[bytes]], deadline_s: float) -> bool:
+def _start(arguments: list[str], *, forked: bool) -> StageProcess:
+    environment = {**os.environ, "RADIT_PARENT_PIPE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if forked:
+        return ForkedProcess(arguments, environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "radit_job", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches the controller alone, which then stops the stages in order
+        env=environment,
+    )
+
+
+def _ended(processes: Iterable[StageProcess], deadline_s: float) -> bool:
     """Wait for their ends; False where one has not come in time."""
     try:
         for process in processes:

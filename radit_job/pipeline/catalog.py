@@ -39,6 +39,7 @@ class StageRow:
         1.0  # what a run with the packaged models needs; local stages run side by side within the machine's memory
     )
     is_heavy: bool = False  # wants all cores: never beside another heavy stage on one machine
+    loads_models: bool = False  # imports torch and what stands on it
     is_sharded: bool = False  # gets `shard`, its part of the stage's blocks: several processes can share the work
     spans_nodes: bool = False  # gets `nodes`, the processes that train together; one of them publishes
     pays: bool = False  # may call a paid service: gets `ledger`, which keeps what it paid for
@@ -58,6 +59,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("embeddings",),
         models=("embedder",),
         memory_gib=1.5,
+        loads_models=True,
         is_heavy=True,
         is_sharded=True,
         pays=True,
@@ -70,6 +72,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("questions",),
         models=("question_writer", "embedder"),
         memory_gib=3.0,
+        loads_models=True,
         is_heavy=True,
         is_sharded=True,
         pays=True,
@@ -83,6 +86,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("examples",),
         models=("embedder",),
         memory_gib=1.5,
+        loads_models=True,
         pays=True,
     ),
     StageRow(
@@ -93,6 +97,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("lm",),
         models=("lm",),
         memory_gib=8.0,
+        loads_models=True,
         is_heavy=True,
         spans_nodes=True,
         pays=True,
@@ -105,6 +110,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("lm_scores",),
         models=("lm", "embedder"),
         memory_gib=4.0,
+        loads_models=True,
         is_heavy=True,
         is_sharded=True,
         pays=True,
@@ -117,6 +123,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("retriever",),
         models=("embedder",),
         memory_gib=3.0,
+        loads_models=True,
         is_heavy=True,
     ),
     StageRow(
@@ -127,6 +134,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("predictions",),
         models=("lm", "embedder"),
         memory_gib=4.0,
+        loads_models=True,
         is_heavy=True,
         is_sharded=True,
         pays=True,
@@ -139,6 +147,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("scores", "results"),
         models=("embedder", "judge"),
         memory_gib=1.5,
+        loads_models=True,
         pays=True,
     ),
     StageRow(
@@ -149,6 +158,7 @@ CATALOG: tuple[StageRow, ...] = (
         writes=("latency",),
         models=("lm", "embedder"),
         memory_gib=4.0,
+        loads_models=True,
         is_heavy=True,
         pays=True,
     ),

@@ -36,8 +36,10 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     monkeypatch.setattr(sys, "executable", str(path))
 
 
-def test_a_stage_s_own_error_is_its_outcome(executor: LocalExecutor) -> None:
-    executor.start(spec(), "runs/run/jobs/nowhere.json")  # the real worker: there is no such spec
+@pytest.mark.parametrize("loads_models", [False, True])
+def test_a_stage_s_own_error_is_its_outcome(executor: LocalExecutor, loads_models: bool) -> None:
+    resources = Resources(0.1, loads_models=loads_models)
+    executor.start(spec(resources=resources), "runs/run/jobs/nowhere.json")  # the real worker: there is no such spec
     [(stage, outcome)] = executor.wait()
     assert (stage, outcome.state, outcome.exit_code) == ("split", JobState.FAILED, 1)
     assert outcome.error is not None

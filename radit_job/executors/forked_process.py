@@ -1,0 +1,99 @@
+"""A stage's process that finds the model libraries imported: multiprocessing's forkserver.
+
+Importing torch, sentence-transformers and peft takes 11 s of a core where this was measured, in each of up to eight
+stages: more than most of them compute in a small run. One process, the server, imports them once and does nothing
+else; each stage is forked from it, and shares nothing but these pages.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import BinaryIO
+
+# By name: the controller itself never imports them. What is missing is left out.
+PRELOADED = ["radit_job.models.huggingface", "radit_job.models.sentence_encoder", "peft"]
+# Where a driver may be at work, a process that has looked for a GPU cannot be forked.
+GPU_DEVICES = ("nvidiactl", "kfd", "dxg")
+DEVICES = Path("/dev")
+_CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
+_REAPING = threading.Lock()  # multiprocessing reads an exit code once, also when it starts another process
+
+
+def can_fork(devices: Path = DEVICES) -> bool:
+    """Whether stages may be forked here: on Linux, without a GPU."""
+    return _CONTEXT is not None and not any((devices / name).exists() for name in GPU_DEVICES)
+
+
+class ForkedProcess:
+    """`python -m MODULE ARGUMENTS` with its output in a pipe; of subprocess.Popen, what LocalExecutor needs.
+
+    Its standard input is a pipe that closes when this process ends, and it leads a session of its own.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], module: str = "radit_job") -> None:
+        assert _CONTEXT is not None, "see can_fork"  # noqa: S101
+        _CONTEXT.set_forkserver_preload(PRELOADED)
+        theirs, self._input = _CONTEXT.Pipe(duplex=False)
+        output, written = _CONTEXT.Pipe(duplex=False)
+        changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+        self._process = _CONTEXT.Process(target=_be_stage, args=(module, list(arguments), changed, theirs, written))
+        with _REAPING:
+            self._process.start()
+        theirs.close()
+        written.close()
+        self.stdout: BinaryIO = os.fdopen(os.dup(output.fileno()), "rb")
+        output.close()
+        self._code: int | None = None
+        self._ended = threading.Event()
+        threading.Thread(target=self._reap, daemon=True, name=f"end of {' '.join(arguments[:2])}").start()
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._code
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code when it has ended; subprocess.TimeoutExpired if it has not in `timeout` seconds."""
+        if not self._ended.wait(timeout) or self._code is None:
+            raise subprocess.TimeoutExpired("stage", timeout or 0.0)
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """Nothing happens if it has ended."""
+        with _REAPING:
+            if self._code is None and self._process.pid is not None:
+                os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(9)
+
+    def _reap(self) -> None:
+        wait([self._process.sentinel])
+        with _REAPING:
+            self._process.join()
+            self._code = self._process.exitcode
+        self._input.close()  # if the server was killed, the stage still runs, and must not
+        self._ended.set()
+
+
+def _be_stage(
+    module: str, arguments: list[str], changed: dict[str, str], stdin: Connection, output: Connection
+) -> None:
+    """In the forked process."""
+    os.setsid()
+    for connection, numbers in ((stdin, (0,)), (output, (1, 2))):
+        for number in numbers:
+            os.dup2(connection.fileno(), number)
+        connection.close()
+    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    os.environ.update(changed)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
