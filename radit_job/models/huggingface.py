@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from radit_job.models.base import Answered, AnswerScore, Completion, Conversatio
 from radit_job.models.chat import ChatFormat
 from radit_job.models.decoding import Sampler, generate
 from radit_job.models.pair_scoring import score_behind, score_pairs
+from radit_job.models.prefill import Prefill
 from radit_job.models.shared_prefixes import prefills
 
 
@@ -118,17 +119,28 @@ class HuggingFaceLM:
         prompts = [self.chat.prompt_ids(conversation) for conversation in conversations]
         targets = None if references is None else [self.chat.answer_ids(text) for text in references]
         self.check_lengths(prompts, [max(max_new_tokens, len(target)) for target in targets or [[]] * len(prompts)])
+        scores: dict[int, AnswerScore] = {}
+
+        def measured() -> Iterator[tuple[list[int], Prefill]]:
+            for rows, prefill in prefills(self.model, prompts, batch_size):
+                if targets is not None:
+                    of_rows = score_behind(self.model, prefill, [targets[row] for row in rows])
+                    scores.update(zip(rows, of_rows, strict=True))
+                yield rows, prefill
+
+        draw = Sampler(temperature, [(seed, row) for row in range(len(prompts))])
         answered: dict[int, Answered] = {}
-        for rows, prefill in prefills(self.model, prompts, batch_size):
-            scores: list[AnswerScore | None] = [None] * len(rows)
-            if targets is not None:
-                scores[:] = score_behind(self.model, prefill, [targets[row] for row in rows])
-            draw = Sampler(temperature, [(seed, row) for row in rows])
-            generated = generate(self.model, prefill, max_new_tokens, draw, self.chat.end_ids)
-            for row, ids, score in zip(rows, generated, scores, strict=True):
-                answered[row] = Answered(self._completion(len(prompts[row]), ids), score)
+        for row, ids in generate(
+            self.model,
+            measured(),
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            draw=draw,
+            end_ids=self.chat.end_ids,
+        ):
+            answered[row] = Answered(self._completion(len(prompts[row]), ids), scores.get(row))
             if on_done:
-                on_done(len(rows))
+                on_done(1)
         return [answered[row] for row in range(len(prompts))]
 
     def _completion(self, n_prompt_tokens: int, ids: list[int]) -> Completion:

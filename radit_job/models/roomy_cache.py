@@ -40,6 +40,12 @@ class RoomyLayer(DynamicLayer):
         self._key_room, self._value_room = self._key_room[indices], self._value_room[indices]
         self._show(self.get_seq_length())
 
+    def join(self, other: DynamicLayer, first: int, positions: int, n_more: int) -> None:
+        """Take the other layer's rows in; all end at `positions`, and ours lose what stands before `first`."""
+        self._key_room = _stacked(self.keys[:, :, first:], other.keys, positions, n_more)
+        self._value_room = _stacked(self.values[:, :, first:], other.values, positions, n_more)
+        self._show(positions)
+
     def _show(self, n_positions: int) -> None:
         self.keys, self.values = self._key_room[:, :, :n_positions], self._value_room[:, :, :n_positions]
 
@@ -49,6 +55,46 @@ def make_room(cache: DynamicCache, n_more: int) -> None:
     for number, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
             cache.layers[number] = RoomyLayer(layer, n_more)
+
+
+def can_join(cache: DynamicCache) -> bool:
+    """Whether rows may join behind padding: a window would be used up by it, and other layers hold no positions."""
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+
+
+def n_bytes(cache: DynamicCache) -> int:
+    """Of the keys and values of all rows."""
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def join(
+    cache: DynamicCache, mask: torch.Tensor, other: DynamicCache, other_mask: torch.Tensor, n_more: int
+) -> torch.Tensor:
+    """Take the other cache's rows into `cache`, with room for `n_more` tokens; returns the mask of all rows.
+
+    Both are right-aligned; the masks are [rows, positions], 1 where a row has a token. Positions where no row of
+    `cache` has one any more are dropped.
+    """
+    first = int(mask.argmax(1).min())
+    kept = mask[:, first:]
+    positions = max(kept.shape[1], other_mask.shape[1])
+    for ours, theirs in zip(cache.layers, other.layers, strict=True):
+        ours.join(theirs, first, positions, n_more)
+    return torch.cat([_right_aligned(one, positions) for one in (kept, other_mask)])
+
+
+def _right_aligned(mask: torch.Tensor, positions: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mask, (positions - mask.shape[1], 0))
+
+
+def _stacked(ours: torch.Tensor, theirs: torch.Tensor, positions: int, n_more: int) -> torch.Tensor:
+    """Both one above the other, right-aligned; zeros where they have none, for what is masked must be a number."""
+    room = ours.new_empty(len(ours) + len(theirs), ours.shape[1], positions + n_more, ours.shape[3])
+    for part, rows in ((ours, slice(0, len(ours))), (theirs, slice(len(ours), None))):
+        start = positions - part.shape[2]
+        room[rows, :, :start] = 0
+        room[rows, :, start:positions] = part
+    return room
 
 
 def _with_room(kept: torch.Tensor, n_more: int) -> torch.Tensor:

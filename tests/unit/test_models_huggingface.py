@@ -109,6 +109,22 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(lm):
         lm.chat.end_ids = ends
 
 
+@pytest.mark.parametrize(("free", "most_rows"), [(1 << 40, 4), (0, 1)])
+def test_prompts_join_those_that_are_being_answered_while_memory_allows(lm, monkeypatch, free, most_rows):
+    rows = []
+    forward = lm.model.forward
+
+    def watched(*args, **kwargs):
+        rows.append(kwargs["input_ids"].shape)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model, "forward", watched)
+    monkeypatch.setattr("radit_job.models.decoding.free_bytes", lambda device: free)
+    lm.complete(CONVERSATIONS, max_new_tokens=12, batch_size=1)
+    assert {shape[0] for shape in rows if shape[1] > 1} == {1}
+    assert max(shape[0] for shape in rows if shape[1] == 1) == most_rows
+
+
 def test_sampling_depends_on_the_seed_and_not_on_the_batch(lm):
     def sample(seed: int, batch_size: int) -> list[str]:
         done = lm.complete(CONVERSATIONS, max_new_tokens=8, temperature=0.8, seed=seed, batch_size=batch_size)
