@@ -168,7 +168,8 @@ def _reflow(pages: Sequence[Sequence[Sequence[Row]]]) -> list[str]:
     known = words_of(["\n\n".join("\n".join(row.text for row in block) for block in blocks) for blocks in pages])
     texts = []
     for blocks in pages:
-        text = "".join(_paragraphs(block, after) for block, after in zip(blocks, [*blocks[1:], []], strict=True))
+        following = [*blocks[1:], []][: len(blocks)]  # none on an empty page
+        text = "".join(_paragraphs(block, after) for block, after in zip(blocks, following, strict=True))
         # _SAME_PARAGRAPH marks a full row's end; a word broken there is joined first.
         text = join_broken_words(text.replace("-" + _SAME_PARAGRAPH, "-\n"), known).replace(_SAME_PARAGRAPH, " ")
         texts.append(tidy_whitespace(text))

@@ -36,6 +36,17 @@ def test_pdf_pages_keep_their_numbers_and_lose_header_and_footer(tmp_path):
     assert document.has_pages
 
 
+def test_pdf_pages_without_text_are_pages(tmp_path):
+    path = tmp_path / "paper.pdf"
+    with pymupdf.open() as document:
+        document.new_page()
+        document.new_page().insert_text((72, 300), "The second page has a sentence.")
+        document.new_page()
+        document.save(path)
+    [document] = read_documents(path, "paper.pdf")
+    assert [page.strip() for page in document.pages] == ["", "The second page has a sentence.", ""]
+
+
 def test_pdf_columns_are_read_one_after_the_other_and_words_are_joined(tmp_path):
     left = [
         (72, 100, "The first column is pub-"),
