@@ -12,6 +12,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
@@ -23,13 +24,15 @@ PRELOADED = ["radit_job.models.huggingface", "radit_job.models.sentence_encoder"
 # Where a driver may be at work, a process that has looked for a GPU cannot be forked.
 GPU_DEVICES = ("nvidiactl", "kfd", "dxg")
 DEVICES = Path("/dev")
+LONGEST_FOLDER = 70  # characters; a socket's path has 108 at most, and multiprocessing's names take 32 and more
 _CONTEXT = multiprocessing.get_context("forkserver") if sys.platform == "linux" else None
 _REAPING = threading.Lock()  # multiprocessing reads an exit code once, also when it starts another process
 
 
 def can_fork(devices: Path = DEVICES) -> bool:
-    """Whether stages may be forked here: on Linux, without a GPU."""
-    return _CONTEXT is not None and not any((devices / name).exists() for name in GPU_DEVICES)
+    """Whether stages may be forked here: on Linux, without a GPU, where a socket can be in the temporary folder."""
+    has_gpu = any((devices / name).exists() for name in GPU_DEVICES)
+    return _CONTEXT is not None and not has_gpu and len(tempfile.gettempdir()) <= LONGEST_FOLDER
 
 
 class ForkedProcess:

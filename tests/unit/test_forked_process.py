@@ -57,6 +57,11 @@ def test_a_stage_whose_server_was_killed_fails_and_does_not_go_on() -> None:
     assert again.wait() == 0
 
 
+def test_nothing_is_forked_where_a_socket_s_path_would_be_too_long(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/t" * 50)
+    assert not can_fork(tmp_path)
+
+
 def test_nothing_is_forked_beside_a_gpu_s_driver(tmp_path: Path) -> None:
     assert can_fork(tmp_path)
     (tmp_path / "nvidiactl").touch()
