@@ -17,7 +17,8 @@ from radit_job.errors import InputError
 from radit_job.models import precision
 from radit_job.models.base import OnDone, Vectors
 
-BATCHES_PER_CALL = 4  # between two reports of progress
+# What a batch computes should stay in a CPU's caches: 8 texts of 230 tokens take 53 ms each on two cores, 32 take 61.
+CPU_BATCH_TOKENS = 2048
 
 
 class HuggingFaceEmbedder:
@@ -67,9 +68,12 @@ class HuggingFaceEmbedder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths = self._lengths(texts)
         order = sorted(range(len(texts)), key=lambda row: (-lengths[row], row))
-        for start in range(0, len(order), batch_size * BATCHES_PER_CALL):
-            rows = order[start : start + batch_size * BATCHES_PER_CALL]
-            found = encode([texts[row] for row in rows], batch_size=batch_size, show_progress_bar=False)
+        while order:
+            n_texts = batch_size
+            if self.model.device.type == "cpu":
+                n_texts = max(1, min(batch_size, CPU_BATCH_TOKENS // max(1, lengths[order[0]])))
+            rows, order = order[:n_texts], order[n_texts:]
+            found = encode([texts[row] for row in rows], batch_size=n_texts, show_progress_bar=False)
             vectors[rows] = _unit_length(np.asarray(found, dtype=np.float32))
             if on_done:
                 on_done(len(rows))
