@@ -104,7 +104,8 @@ def _require_text(path: Path) -> None:
 
 
 def _read_pdf(path: Path, name: str) -> Document:
-    from radit_job.rag.pdf import read_pdf  # a corpus without PDFs does not load PyMuPDF
+    import radit_job.rag.pymupdf_alone  # noqa: F401  # a corpus without PDFs does not load PyMuPDF
+    from radit_job.rag.pdf import read_pdf
 
     return Document(name, tuple(read_pdf(path)), has_pages=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
@@ -12,14 +13,15 @@ from radit_job.config.slices import IngestSlice
 from radit_job.errors import InputError
 from radit_job.models.token_counter import open_token_counter
 from radit_job.rag.chunking import Chunker
-from radit_job.rag.documents import KNOWN_SUFFIXES, Document, Unreadable, list_files, read_documents
+from radit_job.rag.documents import KNOWN_SUFFIXES, Document, Unreadable, list_files
+from radit_job.rag.parallel_reading import read_files
 from radit_job.records import DocumentRow, to_json
 
 SHOWN = 10  # names in one message
 
 
 def run(config: IngestSlice, *, corpus: Path, out: Path, scratch: Path) -> dict[str, float]:
-    """Write `chunks/chunks.jsonl` and `chunks/documents.jsonl`; one document is in memory at a time.
+    """Write `chunks/chunks.jsonl` and `chunks/documents.jsonl`; a few documents are in memory at a time.
 
     Reads the user's files below `corpus/documents`. Raises InputError, with the names of all, when documents give no
     text and the configuration does not say to skip them, or when nothing is left.
@@ -34,9 +36,10 @@ def run(config: IngestSlice, *, corpus: Path, out: Path, scratch: Path) -> dict[
         (out / "chunks" / "chunks.jsonl").open("w", encoding="utf-8") as chunk_file,
         (out / "chunks" / "documents.jsonl").open("w", encoding="utf-8") as document_file,
         observe.progress("read", total=len(files), unit="files") as bar,
+        closing(read_files([(path, path.relative_to(folder).as_posix()) for path in files])) as documents_by_file,
     ):
-        for path in files:
-            for item in read_documents(path, path.relative_to(folder).as_posix()):
+        for documents in documents_by_file:
+            for item in documents:
                 row = writer.write(item, chunk_file)
                 document_file.write(to_json(row) + "\n")
                 bar.advance(0, chunks=int(writer.totals["n_chunks"]))
