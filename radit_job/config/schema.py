@@ -255,7 +255,11 @@ class Answer(Section):
 
     max_new_tokens: int = setting(128, "Longest answer.", unit="the LM's tokens", origin="about 95 words", ge=1)
     batch_size: int = setting(
-        8, "Prompts in one batch.", unit="prompts", origin="three times the speed of one at a time on 2 cores", ge=1
+        8,
+        "Prompts that a local model reads in one batch; up to four batches are answered together, while memory allows.",
+        unit="prompts",
+        origin="on 2 cores more of them are not read faster",
+        ge=1,
     )
     temperature: float = setting(0.0, "Of the sampling; 0 takes the most likely token.", origin="repeatable", ge=0)
     few_shot_examples: int = setting(

@@ -10,17 +10,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import BinaryIO
 
-# By name: the controller itself never imports them. What is missing is left out.
-PRELOADED = ["radit_job.models.huggingface", "radit_job.models.sentence_encoder", "peft"]
+PRELOADED = ["radit_job.executors.preloading"]  # by name: the controller itself must not import it
 # Where a driver may be at work, a process that has looked for a GPU cannot be forked.
 GPU_DEVICES = ("nvidiactl", "kfd", "dxg")
 DEVICES = Path("/dev")
@@ -38,7 +39,8 @@ def can_fork(devices: Path = DEVICES) -> bool:
 class ForkedProcess:
     """`python -m MODULE ARGUMENTS` with its output in a pipe; of subprocess.Popen, what LocalExecutor needs.
 
-    Its standard input is a pipe that closes when this process ends, and it leads a session of its own.
+    Its standard input is a pipe that closes when this process ends, and it leads a session of its own. The first one
+    takes as long to start as the imports do. Raises OSError or EOFError where the server cannot start.
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], module: str = "radit_job") -> None:
@@ -46,8 +48,8 @@ class ForkedProcess:
         _CONTEXT.set_forkserver_preload(PRELOADED)
         theirs, self._input = _CONTEXT.Pipe(duplex=False)
         output, written = _CONTEXT.Pipe(duplex=False)
-        changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
-        self._process = _CONTEXT.Process(target=_be_stage, args=(module, list(arguments), changed, theirs, written))
+        work = (module, list(arguments), dict(environment), theirs, written)
+        self._process = _CONTEXT.Process(target=_be_stage, args=work)
         with _REAPING:
             self._process.start()
         theirs.close()
@@ -72,11 +74,12 @@ class ForkedProcess:
         """Nothing happens if it has ended."""
         with _REAPING:
             if self._code is None and self._process.pid is not None:
-                os.kill(self._process.pid, number)
+                with suppress(ProcessLookupError):
+                    os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         """SIGKILL."""
-        self.send_signal(9)
+        self.send_signal(signal.SIGKILL)
 
     def _reap(self) -> None:
         wait([self._process.sentinel])
@@ -88,7 +91,7 @@ class ForkedProcess:
 
 
 def _be_stage(
-    module: str, arguments: list[str], changed: dict[str, str], stdin: Connection, output: Connection
+    module: str, arguments: list[str], environment: dict[str, str], stdin: Connection, output: Connection
 ) -> None:
     """In the forked process."""
     os.setsid()
@@ -96,7 +99,10 @@ def _be_stage(
         for number in numbers:
             os.dup2(connection.fileno(), number)
         connection.close()
-    sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
-    os.environ.update(changed)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(environment)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -126,7 +126,8 @@ class LocalExecutor:
 def _start(arguments: list[str], *, forked: bool) -> StageProcess:
     environment = {**os.environ, "RADIT_PARENT_PIPE": "1", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if forked:
-        return ForkedProcess(arguments, environment)
+        with suppress(OSError, EOFError):  # no server: a process of its own says why, in the stage's log
+            return ForkedProcess(arguments, environment)
     return subprocess.Popen(
         [sys.executable, "-m", "radit_job", *arguments],
         stdin=subprocess.PIPE,

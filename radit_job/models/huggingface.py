@@ -134,6 +134,7 @@ class HuggingFaceLM:
             self.model,
             measured(),
             batch_size=batch_size,
+            longest=max(map(len, prompts), default=0),
             max_new_tokens=max_new_tokens,
             draw=draw,
             end_ids=self.chat.end_ids,

@@ -68,10 +68,11 @@ class HuggingFaceEmbedder:
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         lengths = self._lengths(texts)
         order = sorted(range(len(texts)), key=lambda row: (-lengths[row], row))
+        limit = self.model.max_seq_length or CPU_BATCH_TOKENS
         while order:
             n_texts = batch_size
             if self.model.device.type == "cpu":
-                n_texts = max(1, min(batch_size, CPU_BATCH_TOKENS // max(1, lengths[order[0]])))
+                n_texts = max(1, min(batch_size, CPU_BATCH_TOKENS // max(1, min(lengths[order[0]], limit))))
             rows, order = order[:n_texts], order[n_texts:]
             found = encode([texts[row] for row in rows], batch_size=n_texts, show_progress_bar=False)
             vectors[rows] = _unit_length(np.asarray(found, dtype=np.float32))

@@ -33,7 +33,9 @@ def resources_of(row: StageRow, config: Config, nodes: int) -> Resources:
     tuning, n_processes = config.finetune_lm, 1
     if row.spans_nodes:  # without a cluster one machine has the processes of all
         n_processes = tuning.processes_per_node * (1 if nodes > 1 else tuning.nodes)
-    return Resources(row.memory_gib * n_processes, row.is_heavy, row.loads_models)
+    models = [getattr(row.sees.of(config), name) for name in row.models]
+    is_local = any(model is not None and model.provider != "openai" for model in models)
+    return Resources(row.memory_gib * n_processes, row.is_heavy, row.loads_models and is_local)
 
 
 class Planner:
