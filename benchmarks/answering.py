@@ -53,6 +53,7 @@ def material(args: argparse.Namespace) -> tuple[list[str], list[str], Any, Any]:
 def ours(args: argparse.Namespace, dtype: str) -> None:
     from radit_job.config.schema import NOTEBOOK_TEMPLATE
     from radit_job.model_ref import ModelRef
+    from radit_job.models.decoding import DECODED_BATCHES
     from radit_job.models.loading import open_local_lm
     from radit_job.rag.prompts import Prompts
     from radit_job.rag.retrieval import search
@@ -68,9 +69,22 @@ def ours(args: argparse.Namespace, dtype: str) -> None:
             for question, mine in zip(questions, rows, strict=True)
         ]
         found = lm.complete(conversations, max_new_tokens=args.new_tokens, batch_size=args.batch_size)
-    tokens = [sum(getattr(one, name) for one in found) for name in ("n_prompt_tokens", "n_completion_tokens")]
-    facts = {"n": len(found), "batch_size": args.batch_size, "dtype": dtype}
-    timer.print([one.text for one in found], n_prompt_tokens=tokens[0], n_completion_tokens=tokens[1], **facts)
+    tokens = {name: sum(getattr(one, name) for one in found) for name in ("n_prompt_tokens", "n_completion_tokens")}
+    tokens["n_shared_tokens"] = n_shared_tokens([lm.chat.prompt_ids(conversation) for conversation in conversations])
+    facts = {"n": len(found), "n_decoded_together": DECODED_BATCHES * args.batch_size, "dtype": dtype}
+    timer.print([one.text for one in found], **tokens, **facts)
+
+
+def n_shared_tokens(prompts: list[list[int]]) -> int:
+    """Of all prompts together: what need not be read again, for another prompt begins with it, too."""
+    from radit_job.models.prefill import shared_prefix
+    from radit_job.models.prefix_groups import group_by_prefix
+    from radit_job.models.shared_prefixes import MIN_SAVED_TOKENS
+
+    n_head = shared_prefix(prompts)
+    groups = group_by_prefix(prompts, n_head, MIN_SAVED_TOKENS)
+    in_groups = sum((len(group.rows) - 1) * (group.n_shared - n_head) for group in groups)
+    return n_head * (len(prompts) - 1) + in_groups
 
 
 def llamaindex(args: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ STEPS = (
         "answer RAG prompts",
         "LlamaIndex query engine",
         "answering.py",
-        "--n 10 --rounds 2",
+        "--n 16 --rounds 2",
         "--n 64 --rounds 3",
         {"radit-job float32": 3.0, "radit-job bfloat16": 8.0},
     ),
@@ -55,7 +55,7 @@ STEPS = (
         "embed chunks",
         "LlamaIndex HuggingFaceEmbedding",
         "embedding.py",
-        "--n 200 --rounds 2",
+        "--n 120 --rounds 2",
         "--n 2000 --rounds 3",
         {"radit-job float32": 1.3, "radit-job bfloat16": 3.0},
     ),
@@ -169,12 +169,14 @@ def share_of_limit(facts: dict[str, Any], seconds: float, machine: dict[str, Any
 
 
 def answers_floor_s(facts: dict[str, Any], limits: Machine, size: ModelSize) -> float:
-    """Batch after batch, each prompt and answer as long as the mean; what prompts share is not counted as saved."""
+    """As many decoded together as the stage would, each prompt and answer as long as the mean."""
     if facts["dtype"] == "bfloat16":
         size = replace(size, bytes_per_weight=2, kv_bytes_per_token=size.kv_bytes_per_token // 2)
-    n_prompt, n_completion = (round(facts[f"n_{kind}_tokens"] / facts["n"]) for kind in ("prompt", "completion"))
-    batch = min(facts["n"], facts["batch_size"])
-    one = floor(size, limits, Work([n_prompt] * batch, [n_completion] * batch, n_shared=[0] * batch))
+    n_prompt, n_completion, n_shared = (
+        round(facts[f"n_{kind}_tokens"] / facts["n"]) for kind in ("prompt", "completion", "shared")
+    )
+    batch = min(facts["n"], facts["n_decoded_together"])
+    one = floor(size, limits, Work([n_prompt] * batch, [n_completion] * batch, n_shared=[n_shared] * batch))
     return (one.prefill_s + one.decode_s) * facts["n"] / batch
 
 
