@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -20,7 +22,7 @@ SIZES = {
 }
 
 
-def answers(model, prompts: list[list[int]], *, longest: int, n: int) -> dict[int, list[int]]:
+def answers(model: Any, prompts: list[list[int]], *, longest: int, n: int) -> dict[int, list[int]]:
     """Each prompt a batch of its own."""
     draw = decoding.Sampler(0, [(0, row) for row in range(len(prompts))])
     batches = (([row], prefill(model, [prompt])) for row, prompt in enumerate(prompts))
@@ -53,7 +55,7 @@ def test_rows_to_come_may_be_longer_than_the_first(monkeypatch: pytest.MonkeyPat
     taken = []
     forward = model.forward
 
-    def watched(*args, **kwargs):
+    def watched(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
         taken.append(n_bytes(kwargs["past_key_values"]))
         return out
