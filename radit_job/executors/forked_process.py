@@ -104,5 +104,7 @@ def _be_stage(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
+    with suppress(OSError):  # what ps and top show in place of the server's name
+        Path("/proc/self/comm").write_text("-".join(["radit", *arguments[1:2]]), encoding="utf-8")
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 if __name__ == "__main__":
     if sys.argv[1] == "say":
@@ -13,6 +14,7 @@ if __name__ == "__main__":
             "heavy": heavy,
             "name": os.environ["RADIT_NAME"],
             "leads": os.getsid(0) == os.getpid(),
+            "comm": Path("/proc/self/comm").read_text().strip(),
         }
         print(json.dumps(said))
         print("to stderr", file=sys.stderr)

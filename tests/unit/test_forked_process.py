@@ -31,6 +31,7 @@ def test_a_stage_finds_the_libraries_and_is_else_a_process_of_its_own() -> None:
         "heavy": ["torch", "sentence_transformers", "peft"],
         "name": "a stage",
         "leads": True,
+        "comm": "radit-65",
     }
     assert error == b"to stderr"
     assert process.wait() == process.poll() == 65
