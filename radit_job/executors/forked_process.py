@@ -32,8 +32,12 @@ _REAPING = threading.Lock()  # multiprocessing reads an exit code once, also whe
 
 def can_fork(devices: Path = DEVICES) -> bool:
     """Whether stages may be forked here: on Linux, without a GPU, where a socket can be in the temporary folder."""
+    try:
+        has_place = len(tempfile.gettempdir()) <= LONGEST_FOLDER
+    except FileNotFoundError:  # a container whose file system is read-only
+        return False
     has_gpu = any((devices / name).exists() for name in GPU_DEVICES)
-    return _CONTEXT is not None and not has_gpu and len(tempfile.gettempdir()) <= LONGEST_FOLDER
+    return _CONTEXT is not None and has_place and not has_gpu
 
 
 class ForkedProcess:

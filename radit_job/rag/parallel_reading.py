@@ -74,12 +74,12 @@ def _is_pdf(file: File) -> bool:
 
 
 def _n_processes(pdfs: Sequence[File]) -> int:
-    n_bytes = 0
-    with suppress(OSError):  # its reader will say so
-        n_bytes = sum(path.stat().st_size for path, _ in pdfs)
-    if n_bytes < MIN_BYTES or len(tempfile.gettempdir()) > LONGEST_FOLDER:
+    try:
+        pays = sum(path.stat().st_size for path, _ in pdfs) >= MIN_BYTES
+        has_place = len(tempfile.gettempdir()) <= LONGEST_FOLDER
+    except OSError:  # no such file, as its reader will say, or no temporary folder
         return 1
-    return min(n_cores(), len(pdfs), MAX_PROCESSES)
+    return min(n_cores(), len(pdfs), MAX_PROCESSES) if pays and has_place else 1
 
 
 def _told(file: File, reply: Reply | None) -> Iterable[Item]:
