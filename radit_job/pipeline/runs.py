@@ -102,7 +102,11 @@ def require_run(store: ObjectStore, run: str) -> RunRecord:
     record = load_run(store, run)
     if record is None:
         names = ", ".join(run_names(store)) or "none"
-        raise ConfigError(f"there is no run {run!r}", where=store.url, todo=f"Runs in this store: {names}.")
+        raise ConfigError(
+            f"there is no run {run!r}",
+            where=store.url,
+            todo=f"Runs in this store: {names}. Another store: --store, or RADIT_STORE.",
+        )
     return record
 
 

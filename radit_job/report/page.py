@@ -52,6 +52,7 @@ class Material:
     questions_summary: Mapping[str, Any]  # questions/summary.json; empty where there is none
     n_questions: Mapping[str, int]  # "train" and "val"
     n_passages: int  # on which the held-out questions stand; a question whose passage is unknown has one of its own
+    n_unknown_passages: int  # held-out questions whose passage is unknown
     training: Mapping[str, Any] | None  # lm/training.json; None when no LM was tuned
     retriever_training: Mapping[str, Any] | None  # retriever/training.json; None when no retriever was tuned
     lm_scores: Iterable[CandidateScores]  # what it learned from
@@ -153,11 +154,21 @@ def _facts(material: Material) -> list[tuple[str, str, str]]:
     return [
         ("documents", f"{len(read):,}", f"{n_pages:,} pages, {n_chunks:,} chunks"),
         ("training questions", f"{material.n_questions.get('train', 0):,}", ""),
-        ("held-out questions", f"{n_val:,}", f"on {material.n_passages:,} passages, never asked in training"),
+        ("held-out questions", f"{n_val:,}", _passages(material)),
         *served.facts(material.settings, material.training),
         _context_fact(material.settings["retrieval"]),
         ("computing time", labels.duration(seconds), "all stages, cached ones included"),
     ]
+
+
+def _passages(material: Material) -> str:
+    """Where the held-out questions stand; those of which it is not known could not be kept apart from training."""
+    n_unknown, n_known = material.n_unknown_passages, material.n_passages - material.n_unknown_passages
+    known = f"on {n_known:,} passages, never asked in training"
+    if not n_unknown:
+        return known
+    unknown = f"the chunks of {n_unknown:,} are not known, so training questions may stand on the same passages"
+    return unknown + (f"; the others {known}" if n_known else "")
 
 
 def _context_fact(settings: Mapping[str, Any]) -> tuple[str, str, str]:

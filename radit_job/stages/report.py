@@ -9,7 +9,7 @@ from typing import Any
 
 from radit_job import observe
 from radit_job.config.slices import ReportSlice
-from radit_job.rag.grouping import group_names
+from radit_job.rag.grouping import group_names, passage
 from radit_job.records import (
     CandidateScores,
     Chunk,
@@ -57,6 +57,7 @@ def run(
             },
             n_questions={"train": len(train), "val": len(val)},
             n_passages=len(set(group_names(val))),
+            n_unknown_passages=sum(not passage(question) for question in val),
             training=_json(lm / "training.json") if lm else None,
             retriever_training=_json(retriever / "training.json") if retriever else None,
             lm_scores=read_blocks(lm_scores, "*.jsonl", CandidateScores) if lm_scores else (),

@@ -4,6 +4,7 @@ import dataclasses
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -336,6 +337,24 @@ def test_weights_that_never_got_better_are_named(artifacts):
     text = " ".join(" ".join(balance.texts).split())
     assert "step 0: the base model’s own weights" in text
     assert "2 did not fit even without context" in text
+
+
+@pytest.mark.parametrize(
+    ("n_unknown", "said"),
+    [
+        (0, "on 12 passages, never asked in training"),
+        (5, "the chunks of 5 are not known, so training questions may stand on the same passages; the others on 7 "),
+        (12, "the chunks of 12 are not known, so training questions may stand on the same passages"),
+    ],
+)
+def test_passages_that_are_not_known_are_not_said_to_be_kept_apart(artifacts, n_unknown, said):
+    file = artifacts / "val_questions/questions.jsonl"
+    rows = [replace(row, chunk_ids=()) if i < n_unknown else row for i, row in enumerate(read_rows(file, Question))]
+    write_rows(file, rows)
+    _, balance = report(artifacts)
+    text = " ".join(" ".join(balance.texts).split())
+    assert said in text
+    assert ("never asked in training" in text) == (n_unknown < 12)
 
 
 def test_a_leaked_question_is_named(artifacts):
