@@ -69,11 +69,13 @@ class HuggingFaceEmbedder:
         lengths = self._lengths(texts)
         order = sorted(range(len(texts)), key=lambda row: (-lengths[row], row))
         limit = self.model.max_seq_length or CPU_BATCH_TOKENS
-        while order:
+        start = 0
+        while start < len(order):
             n_texts = batch_size
             if self.model.device.type == "cpu":
-                n_texts = max(1, min(batch_size, CPU_BATCH_TOKENS // max(1, min(lengths[order[0]], limit))))
-            rows, order = order[:n_texts], order[n_texts:]
+                n_texts = max(1, min(batch_size, CPU_BATCH_TOKENS // max(1, min(lengths[order[start]], limit))))
+            rows = order[start : start + n_texts]
+            start += n_texts
             found = encode([texts[row] for row in rows], batch_size=n_texts, show_progress_bar=False)
             vectors[rows] = _unit_length(np.asarray(found, dtype=np.float32))
             if on_done:

@@ -50,14 +50,6 @@ def two_processes(monkeypatch):
     monkeypatch.setattr(parallel_reading, "MIN_BYTES", 1)
 
 
-@pytest.fixture
-def events():
-    seen = []
-    observe.send_events_to(seen.append)
-    yield seen
-    observe.send_events_to(lambda event: None)
-
-
 def run(corpus, out):
     out.mkdir()
     chunking = {"size_tokens": 48, "overlap_tokens": 8}

@@ -5,7 +5,6 @@ import json
 import pymupdf
 import pytest
 
-from radit_job import observe
 from radit_job.config.slices import IngestSlice
 from radit_job.errors import InputError
 from radit_job.rag.documents import read_documents
@@ -31,14 +30,6 @@ def corpus(tmp_path):
         "".join(json.dumps({"id": number % 2, "text": TEXT.format(number)}) + "\n" for number in range(3))
     )
     return tmp_path / "corpus"
-
-
-@pytest.fixture
-def events():
-    seen = []
-    observe.send_events_to(seen.append)
-    yield seen
-    observe.send_events_to(lambda event: None)
 
 
 def run(corpus, out, unreadable="fail"):
